@@ -1,0 +1,77 @@
+"""TensorFlow's CIFAR-10 tutorial network, as functions that build its graph.
+
+    images, labels = cifar10.distorted_inputs()
+    logits = cifar10.inference(images)
+    loss = cifar10.loss(logits, labels)
+    train_op = cifar10.train(loss, tf.train.get_or_create_global_step())
+
+The functions read the package's flags and this module's constants, at the time of the call, and hand them to the
+modules below. Importing defines the flags batch_size, data_dir and use_fp16 and changes nothing else.
+"""
+
+import random
+
+import tensorflow.compat.v1 as tf
+
+from cifar10 import cifar10_input, datasets, download, model, records, training
+from cifar10.cifar10_input import (
+    IMAGE_SIZE,
+    NUM_CLASSES,
+    NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
+    NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
+)
+from cifar10.flags import FLAGS
+from cifar10.training import (
+    INITIAL_LEARNING_RATE,
+    LEARNING_RATE_DECAY_FACTOR,
+    MOVING_AVERAGE_DECAY,
+    NUM_EPOCHS_PER_DECAY,
+    TOWER_NAME,
+)
+
+DATA_URL = datasets.CIFAR10.archive.url
+
+
+def distorted_inputs():
+    """Builds the training input from data_dir: see cifar10_input.distorted_inputs.
+
+    The order of the pictures follows tf.set_random_seed, and is another one each time where that was not called.
+    """
+    seed = tf.get_default_graph().seed
+    seed = random.SystemRandom().getrandbits(31) if seed is None else seed
+    data = records.load(datasets.CIFAR10, FLAGS.data_dir, "train")
+    return cifar10_input.distorted_inputs(data, FLAGS.batch_size, seed=seed, image_size=IMAGE_SIZE)
+
+
+def inputs(eval_data):
+    """Builds the evaluation input, endless, of the test pictures (eval_data true) or the training pictures."""
+    data = records.load(datasets.CIFAR10, FLAGS.data_dir, "test" if eval_data else "train")
+    return cifar10_input.inputs(data, FLAGS.batch_size, image_size=IMAGE_SIZE)
+
+
+def inference(images):
+    """Builds the network: see model.inference."""
+    return model.inference(images, NUM_CLASSES, use_fp16=FLAGS.use_fp16)
+
+
+def loss(logits, labels):
+    """Builds the total loss: see training.loss."""
+    return training.loss(logits, labels)
+
+
+def train(total_loss, global_step):
+    """Builds the training step: see training.train."""
+    learning_rate = training.learning_rate(
+        global_step,
+        FLAGS.batch_size,
+        NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
+        INITIAL_LEARNING_RATE,
+        NUM_EPOCHS_PER_DECAY,
+        LEARNING_RATE_DECAY_FACTOR,
+    )
+    return training.train(total_loss, global_step, learning_rate, MOVING_AVERAGE_DECAY)
+
+
+def maybe_download_and_extract():
+    """Makes sure that the pictures are in data_dir: see download.ensure."""
+    download.ensure(datasets.CIFAR10, FLAGS.data_dir, url=DATA_URL)

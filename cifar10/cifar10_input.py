@@ -1,0 +1,236 @@
+"""Records -> batches of pictures and labels, as graph ops on the CPU.
+
+A training batch is a pure function of (seed, step): example number n = step * batch_size + position belongs to epoch
+n // N; its record is a pseudo-random permutation of n % N keyed by (seed, epoch); its distortions are stateless random
+numbers keyed by (seed, step). So every picture is seen exactly once an epoch, a resumed run sees what an uninterrupted
+one sees, and a tower takes its slice of the batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_`
+functions.
+"""
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from cifar10 import datasets, summaries
+
+IMAGE_SIZE = 24  # pixels, height and width of the pictures that the network sees
+NUM_CLASSES = datasets.CIFAR10.num_classes
+NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = datasets.CIFAR10.num_examples("train")
+NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = datasets.CIFAR10.num_examples("test")
+
+# The tutorial's distortions (SPEC: brightness in grey levels of 255, contrast as a factor).
+MAX_BRIGHTNESS_DELTA = 63.0
+MIN_CONTRAST, MAX_CONTRAST = 0.2, 1.8
+NUM_PREPROCESS_THREADS = 16
+MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
+PREFETCHED_BATCHES = 4
+
+
+def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAGE_SIZE):
+    """Builds the endless training input: distorted pictures in a pseudo-random order, each once an epoch.
+
+    It is a one-shot iterator: no initializer, no queue runner.
+
+    Args:
+      examples: records.Examples.
+      batch_size: pictures a batch.
+      seed: int; two inputs with one seed give the same batches.
+      start_step: the step whose batch comes first.
+      image_size: height and width of the random crop, in pixels.
+
+    Returns:
+      images: float32 [batch_size, image_size, image_size, 3], standardized.
+      labels: int32 [batch_size].
+    """
+
+    def batch(step):
+        number = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        images, labels = _gather(examples, _shuffled(number, examples.count, seed), batch_size)
+        return distort(images, _draw(seed, step, batch_size, image_size), image_size), labels
+
+    return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch)
+
+
+def training_inputs(pipeline, examples, filenames, batch_size, seed, start_step, min_fraction):
+    """Builds the training input that --input_pipeline names: 'dataset' or 'queue', from records or from their files."""
+    if pipeline == "queue":
+        return queue_distorted_inputs(filenames, batch_size, examples.count, min_fraction)
+    return distorted_inputs(examples, batch_size, seed, start_step)
+
+
+def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
+    """Builds the evaluation input: the central crop of each picture, in file order, over and over.
+
+    Args:
+      examples: records.Examples.
+      batch_size: pictures a batch.
+      num_examples: None: batch after batch of batch_size, wrapping round at the end. A number: passes over the first
+        num_examples pictures, each exactly once a pass; the last batch of a pass holds what is left.
+      image_size: height and width of the crop, in pixels.
+
+    Returns:
+      images: float32 [batch_size or None, image_size, image_size, 3], standardized.
+      labels: int32 [batch_size or None].
+    """
+
+    def batch(step):
+        first = step * batch_size
+        last = first + batch_size if num_examples is None else tf.minimum(first + batch_size, num_examples)
+        size = batch_size if num_examples is None else None
+        images, labels = _gather(examples, tf.range(first, last) % examples.count, size)
+        images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
+        return tf.image.per_image_standardization(images), labels
+
+    def steps():
+        if num_examples is None:
+            return tf.data.Dataset.range(np.iinfo(np.int64).max)
+        return tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat()
+
+    return _iterate(steps, batch)
+
+
+def num_batches(num_examples, batch_size):
+    """Returns the number of batches in one pass, the last one partial or not."""
+    return -(-num_examples // batch_size)
+
+
+def distort(images, draws, image_size=IMAGE_SIZE):
+    """Distorts a batch as tf.image would picture by picture: crop, flip, brightness, contrast, standardization.
+
+    Args:
+      images: uint8 [batch, height, width, 3].
+      draws: the random numbers, one per picture, as from _draw: (top, left, flip, brightness, contrast) with int32
+        offsets in pixels, bool, float32 delta in grey levels and float32 factor.
+      image_size: height and width of the crop, in pixels.
+
+    Returns:
+      float32 [batch, image_size, image_size, 3].
+    """
+    top, left, flip, brightness, contrast = draws
+    pixel = tf.range(image_size)
+    rows = top[:, tf.newaxis] + pixel
+    columns = left[:, tf.newaxis] + tf.where_v2(flip[:, tf.newaxis], pixel[tf.newaxis, ::-1], pixel[tf.newaxis])
+    size = tf.shape(images)
+    pixels = tf.reshape(images, [size[0], size[1] * size[2], datasets.DEPTH])
+    cropped = tf.reshape(rows[:, :, tf.newaxis] * size[2] + columns[:, tf.newaxis, :], [size[0], image_size**2])
+    images = tf.reshape(tf.gather(pixels, cropped, batch_dims=1), [-1, image_size, image_size, datasets.DEPTH])
+    images = tf.cast(images, tf.float32) + brightness[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    mean = tf.reduce_mean(images, axis=[1, 2], keepdims=True)
+    images = (images - mean) * contrast[:, tf.newaxis, tf.newaxis, tf.newaxis] + mean
+    return tf.image.per_image_standardization(images)
+
+
+def _draw(seed, step, batch_size, image_size):
+    """Draws the distortions of one batch, keyed by (seed, step): see distort."""
+    uniform = tf.random.stateless_uniform(
+        [5, batch_size], seed=tf.stack([tf.constant(seed, tf.int64), step]), alg="philox"
+    )
+    top = tf.cast(uniform[0] * (datasets.HEIGHT - image_size + 1), tf.int32)
+    left = tf.cast(uniform[1] * (datasets.WIDTH - image_size + 1), tf.int32)
+    brightness = (2.0 * uniform[3] - 1.0) * MAX_BRIGHTNESS_DELTA
+    contrast = MIN_CONTRAST + uniform[4] * (MAX_CONTRAST - MIN_CONTRAST)
+    return top, left, uniform[2] < 0.5, brightness, contrast
+
+
+def _shuffled(number, num_examples, seed):
+    """Maps the numbers of examples (int64 [batch]) to record numbers (int64 [batch]): another permutation each epoch."""
+    epoch = number // num_examples
+    key = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
+    # The raw op, because the Python wrapper of TensorFlow 2.21 mishandles one key per index.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=number % num_examples, seed=key, max_index=tf.constant(num_examples - 1, tf.int64), rounds=4
+    )
+
+
+def _gather(examples, index, batch_size):
+    """Looks examples up outside of the graph, which would otherwise hold all of them.
+
+    Returns uint8 [batch_size, 32, 32, 3] pictures and int32 [batch_size] labels.
+    """
+    images, labels = tf.numpy_function(
+        lambda rows: (examples.images[rows], examples.labels[rows]), [index], (tf.uint8, tf.int32), stateful=False
+    )
+    images.set_shape([batch_size, datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH])
+    labels.set_shape([batch_size])
+    return images, labels
+
+
+def _iterate(steps, batch):
+    """Returns the pictures and labels of batch(step) for one step number after another."""
+    with tf.name_scope("input"), tf.device("/cpu:0"):
+        dataset = steps().map(tf.autograph.experimental.do_not_convert(batch)).prefetch(PREFETCHED_BATCHES)
+        images, labels = tf.data.make_one_shot_iterator(dataset).get_next()
+        summaries.image("images", images)
+    return images, labels
+
+
+class CIFAR10Record:
+    """One picture as read_cifar10 reads it; the attributes are described there."""
+
+
+def read_cifar10(filename_queue):
+    """Reads one record from a queue of file names with the tutorial's fixed-length record reader.
+
+    Args:
+      filename_queue: a queue of strings, as from tf.train.string_input_producer.
+
+    Returns:
+      An object with height, width, depth (ints), key (string scalar: file and record number), label (int32 [1]) and
+      uint8image (uint8 [height, width, depth]).
+    """
+    result = CIFAR10Record()
+    result.height, result.width, result.depth = datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH
+    reader = tf.FixedLengthRecordReader(record_bytes=datasets.RECORD_BYTES)
+    result.key, value = reader.read(filename_queue)
+    record = tf.reshape(tf.decode_raw(value, tf.uint8), [datasets.RECORD_BYTES])
+    result.label = tf.cast(record[: datasets.LABEL_BYTES], tf.int32)
+    planes = tf.reshape(record[datasets.LABEL_BYTES :], [result.depth, result.height, result.width])
+    result.uint8image = tf.transpose(planes, [1, 2, 0])
+    return result
+
+
+def queue_distorted_inputs(
+    filenames,
+    batch_size,
+    num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
+    min_fraction=MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
+    image_size=IMAGE_SIZE,
+):
+    """Builds the tutorial's own training input: 16 threads distort picture by picture and keep a shuffling queue full.
+
+    It needs tf.train.start_queue_runners (a MonitoredSession starts them) and its order differs from run to run.
+
+    Args:
+      filenames: paths of the record files.
+      batch_size: pictures a batch.
+      num_examples: pictures in the files.
+      min_fraction: fraction of num_examples that must be in the queue before the first batch; less starts sooner and
+        shuffles less.
+      image_size: height and width of the random crop, in pixels.
+
+    Returns:
+      images: float32 [batch_size, image_size, image_size, 3], standardized.
+      labels: int32 [batch_size].
+    """
+    with tf.name_scope("input"), tf.device("/cpu:0"):
+        read_input = read_cifar10(tf.train.string_input_producer(filenames))
+        image = tf.random_crop(tf.cast(read_input.uint8image, tf.float32), [image_size, image_size, 3])
+        image = tf.image.random_flip_left_right(image)
+        image = tf.image.random_brightness(image, max_delta=MAX_BRIGHTNESS_DELTA)
+        image = tf.image.random_contrast(image, lower=MIN_CONTRAST, upper=MAX_CONTRAST)
+        image = tf.image.per_image_standardization(image)
+        image.set_shape([image_size, image_size, 3])
+        min_queue_examples = int(num_examples * min_fraction)
+        print(
+            f"Filling queue with {min_queue_examples} CIFAR images before starting to train. "
+            "This will take a few minutes.",
+            flush=True,
+        )
+        images, labels = tf.train.shuffle_batch(
+            [image, read_input.label],
+            batch_size=batch_size,
+            num_threads=NUM_PREPROCESS_THREADS,
+            capacity=min_queue_examples + 3 * batch_size,
+            min_after_dequeue=min_queue_examples,
+        )
+        summaries.image("images", images)
+    return images, tf.reshape(labels, [batch_size])

@@ -1,0 +1,284 @@
+"""Fetch, verify, unpack: afterwards a data set's files are in its folder, whole or not at all.
+
+What is already there is never replaced or deleted, whatever it holds; records.load says what is wrong with it.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+
+from cifar10 import synthetic
+from cifar10.datasets import SPLITS, DataError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
+ATTEMPTS = 5  # requests before a download is given up
+BACKOFF = 1.0  # seconds before the second request; each further wait is twice as long
+CHUNK = 1 << 16  # bytes read at a time, so at most this much is lost with a connection
+REDRAW = 0.25  # seconds between two states of the progress line on a terminal
+CLASS_NAMES_FILE = "batches.meta.txt"  # comes with the record files, but nothing reads it
+
+
+class _FetchError(Exception):
+    """A download that failed; retry says whether another request may help."""
+
+    def __init__(self, message, retry=True):
+        super().__init__(message)
+        self.retry = retry
+
+
+def ensure(dataset, data_dir, url=None, sha256=None):
+    """Make sure that the files of `dataset` are in `dataset.path(data_dir)`.
+
+    Leaves them if all are there. Otherwise draws them (a data set without archive) or unpacks the archive, which it
+    downloads unless it lies in data_dir, and puts the missing ones in place. Processes that share data_dir take turns.
+
+    Args:
+      dataset: a datasets.Dataset.
+      data_dir: the folder that holds, or will hold, the archive and the data set's own folder.
+      url: a mirror to download from in place of dataset.archive.url.
+      sha256: what the archive must hash to, in hex, in place of the published size and hash.
+
+    Raises:
+      DataError: the files cannot be had, or not be put in place. One line that says why and what to do.
+    """
+    folder = dataset.path(data_dir)
+    if not _missing(dataset, folder):
+        return
+    try:
+        for path in (data_dir, folder):
+            if os.path.lexists(path) and not os.path.isdir(path):
+                raise DataError(f"{path} is not a folder: remove it, or choose another --data_dir")
+        os.makedirs(data_dir, exist_ok=True)
+        with _lock(os.path.join(data_dir, f".{dataset.name}.lock"), f"Waiting for another process to fill {folder}"):
+            if _missing(dataset, folder):  # another process may have put them there meanwhile
+                _fill(dataset, data_dir, url, sha256)
+    except OSError as error:
+        raise DataError(f"Cannot fill {folder}: {error.filename or data_dir}: {_reason(error)}") from error
+
+
+def _missing(dataset, folder):
+    """Return the names of the record files that folder lacks; a broken link counts as the user's file."""
+    names = [name for split in SPLITS for name, _ in dataset.files(split)]
+    return [name for name in names if not os.path.lexists(os.path.join(folder, name))]
+
+
+@contextlib.contextmanager
+def _lock(path, waiting):
+    """Hold the lock file at path. It is never removed: another process may just be waiting for this very file."""
+    with open(path, "a") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a network file system without locks: going on is better than not training at all
+        yield
+
+
+def _fill(dataset, data_dir, url, sha256):
+    """Produce all files in a temporary folder, then move those that are missing to where they belong."""
+    folder = dataset.path(data_dir)
+    archive = _archive(dataset, data_dir, url, sha256) if dataset.archive else None
+    with tempfile.TemporaryDirectory(prefix=f".{dataset.folder}.", dir=data_dir) as temp:
+        staged = os.path.join(temp, dataset.folder)
+        os.mkdir(staged)  # as open as the umask says, whereas temp is closed to other users
+        if archive:
+            _unpack(dataset, archive, staged)
+        else:
+            print(f"Drawing the {dataset.name} data set in {folder}", flush=True)
+            synthetic.write(dataset, staged)
+        if not os.path.lexists(folder):
+            os.rename(staged, folder)
+            return
+        for name in os.listdir(staged):
+            if not os.path.lexists(os.path.join(folder, name)):
+                os.replace(os.path.join(staged, name), os.path.join(folder, name))
+
+
+def _unpack(dataset, path, staged):
+    """Write the data set's files from the archive at path to the folder `staged`; ignore whatever else it holds."""
+    names = [*_missing(dataset, staged), CLASS_NAMES_FILE]
+    wanted = {f"{dataset.folder}/{name}": os.path.join(staged, name) for name in names}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                if member.isreg() and member.name in wanted:
+                    with tar.extractfile(member) as source, open(wanted[member.name], "wb") as target:
+                        shutil.copyfileobj(source, target)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path} cannot be unpacked: {_reason(error)}; delete it and run again") from error
+    if lacking := _missing(dataset, staged):
+        raise DataError(f"{path} lacks {', '.join(lacking)} in its folder {dataset.folder}; it is another archive")
+
+
+def _archive(dataset, data_dir, url, sha256):
+    """Return the path of the verified archive, downloaded unless it is there already."""
+    archive = dataset.archive
+    path = os.path.join(data_dir, archive.filename)
+    url = url or archive.url
+    size = None if sha256 else archive.size
+    sha256 = (sha256 or archive.sha256).lower()
+    if os.path.lexists(path):
+        if fault := _fault(path, size, sha256):
+            raise DataError(f"{path} has {fault}; delete it and run again to have it downloaded anew")
+        return path
+    try:
+        _download(url, f"{path}.part", size, sha256)
+    except _FetchError as error:
+        folder = dataset.path(data_dir)
+        raise DataError(
+            f"Cannot download {url}: {error}. By hand: put {archive.filename} ({_stamp(size, sha256)}) into {data_dir} "
+            f"or {', '.join(_missing(dataset, folder))} into {folder}. Without any download: --dataset=synthetic"
+        ) from error
+    os.replace(f"{path}.part", path)
+    return path
+
+
+def _stamp(size, sha256):
+    return f"sha256 {sha256}" if size is None else f"{size} bytes, sha256 {sha256}"
+
+
+def _fault(path, size, sha256):
+    """Return what the file at path has and what it should have, or None if they are the same."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    found = os.path.getsize(path)
+    if size in (None, found) and digest.hexdigest() == sha256:
+        return None
+    page = " (an HTML page by its looks)" if _is_page(path) else ""
+    return f"{_stamp(found, digest.hexdigest())}{page}, expected {_stamp(size, sha256)}"
+
+
+def _is_page(path):
+    with open(path, "rb") as file:
+        return file.read(CHUNK).lstrip().startswith(b"<")
+
+
+def _download(url, part, size, sha256):
+    """Bring url to the file `part`, going on from what it holds, and verify it.
+
+    Raises:
+      _FetchError: it did not come, and `part` keeps what did; or it came and is wrong, and `part` is removed.
+    """
+    while True:
+        resumed = os.path.exists(part)
+        _receive(url, part, size)
+        fault = _fault(part, size, sha256)
+        if not fault:
+            return
+        os.remove(part)
+        if not resumed:
+            raise _FetchError(f"got {fault}")
+        print(f"{part} has {fault}; beginning again", flush=True)  # what it began with may have come from elsewhere
+
+
+def _receive(url, part, size):
+    """Request what `part` lacks until everything promised is there."""
+    for wait in [BACKOFF * 2**i for i in range(ATTEMPTS - 1)] + [None]:
+        try:
+            _request(url, part, size)
+            return
+        except _FetchError as error:
+            if not error.retry or wait is None:
+                raise
+            print(f"{url}: {error}; trying again in {wait:g} s", flush=True)
+            time.sleep(wait)
+
+
+def _request(url, part, size):
+    """Make one request for what `part` lacks and append what comes."""
+    start = os.path.getsize(part) if os.path.exists(part) else 0
+    if start == size:  # an earlier run ended between the last byte and the verification
+        return
+    with _network():
+        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        try:
+            response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416 and start:  # nothing follows what `part` holds; its hash tells whether that is right
+                return
+            raise
+        length = response.headers["Content-Length"]
+        promised = int(length) if length else None
+    with response:
+        content_range = response.headers["Content-Range"]
+        if response.status != 206:  # all of it comes, not the rest
+            start = 0
+        elif not (content_range or "").startswith(f"bytes {start}-"):
+            os.truncate(part, 0)
+            raise _FetchError(f"asked for the bytes from {start}, got {content_range}")
+        total = size if promised is None else start + promised
+        done = start
+        with open(part, "ab" if start else "wb") as file, _progress(part.removesuffix(".part"), total) as show:
+            show(done)
+            while True:
+                with _network():
+                    chunk = response.read(CHUNK)
+                if not chunk:
+                    break
+                file.write(chunk)
+                done += len(chunk)
+                show(done)
+    if total is not None and done < total and not (promised is None and _is_page(part)):
+        raise _FetchError(f"the connection ended after {done} of {total} bytes")
+
+
+@contextlib.contextmanager
+def _network():
+    """Turn what goes wrong on the way into _FetchError: any other OSError is then the disk's, where no retry helps."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        raise _FetchError(str(error), retry=error.code >= 500) from error
+    except (ValueError, http.client.InvalidURL) as error:
+        raise _FetchError(str(error), retry=False) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _FetchError(_reason(error)) from error
+
+
+def _reason(error):
+    """Return the gist of an exception on one line."""
+    cause = getattr(error, "reason", None) or error  # a URLError wraps the socket's own error
+    return " ".join((getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).split())
+
+
+@contextlib.contextmanager
+def _progress(path, total):
+    """Yield a function that shows how many bytes are there: one line redrawn on a terminal, else a line every tenth."""
+    terminal = sys.stdout.isatty()
+    shown = None
+
+    def show(done):
+        nonlocal shown
+        state = int(time.monotonic() / REDRAW) if terminal else 10 * done // (total or 100_000_000)
+        if state != shown or (terminal and done == total):
+            shown = state
+            amount = f"{100 * done / total:.1f}%" if total else f"{done / 1e6:.1f} MB"
+            line = f">> Downloading {os.path.basename(path)} {amount}"
+            print(f"\r{line}" if terminal else line, end="" if terminal else "\n", flush=True)
+
+    try:
+        yield show
+    finally:
+        if terminal:
+            print(flush=True)

@@ -1,0 +1,13 @@
+"""Errors that are the user's to mend: the message is one line that names the thing, what was found and the remedy."""
+
+
+class UserError(Exception):
+    """Anything that ends a script with one line and exit code 1."""
+
+
+class DataError(UserError, ValueError):
+    """A data set that is missing, incomplete or damaged."""
+
+
+class RunError(UserError):
+    """A run or checkpoint that cannot go on."""

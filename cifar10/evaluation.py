@@ -1,0 +1,169 @@
+"""Checkpoint -> precision @ 1."""
+
+import dataclasses
+import datetime
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from cifar10 import checkpoints, cifar10_input, model, runs, summaries, training
+from cifar10.errors import RunError
+
+POLL_SECS = 5.0  # between two looks whether the run has ended
+WAITING_LINE_SECS = 300.0  # between two lines that say what is waited for
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How many of `total` pictures the checkpoint of global step `step` puts in their class."""
+
+    step: int
+    correct: int
+    total: int
+
+    @property
+    def precision(self):
+        return self.correct / self.total
+
+
+class Evaluator:
+    """The evaluation graph and its session, made once for all checkpoints."""
+
+    def __init__(
+        self,
+        examples,
+        num_examples,
+        batch_size,
+        num_classes=model.NUM_CLASSES,
+        use_fp16=False,
+        use_moving_averages=True,
+        moving_average_decay=training.MOVING_AVERAGE_DECAY,
+    ):
+        """Builds the graph.
+
+        Args:
+          examples: records.Examples.
+          num_examples: number of pictures to evaluate, at most all; the first ones in file order.
+          batch_size: pictures a batch; the result does not depend on it.
+          num_classes: number of logits a picture.
+          use_fp16: whether to compute in half precision: see model.inference.
+          use_moving_averages: whether to restore the moving averages in place of the variables.
+          moving_average_decay: of the training; only the names of the averages matter here.
+
+        Raises:
+          RunError: num_examples is more than there are.
+        """
+        if num_examples > examples.count:
+            raise RunError(
+                f"--num_examples={num_examples}: there are only {examples.count} pictures; give a number up to that"
+            )
+        self._num_examples = num_examples
+        self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
+        self.graph = tf.Graph()
+        with self.graph.as_default():
+            images, labels = cifar10_input.inputs(examples, batch_size, num_examples)
+            logits = model.inference(images, num_classes, use_fp16)
+            with tf.name_scope("precision"):
+                self._correct = tf.reduce_sum(tf.cast(tf.nn.in_top_k(logits, labels, 1), tf.int64))
+            self._summaries = summaries.merged()
+            to_restore = None
+            if use_moving_averages:
+                to_restore = tf.train.ExponentialMovingAverage(moving_average_decay).variables_to_restore()
+            self._saver = tf.train.Saver(to_restore)
+            self._session = tf.Session(config=tf.ConfigProto(allow_soft_placement=True))
+
+    def evaluate(self, path):
+        """Evaluates one checkpoint.
+
+        Args:
+          path: the checkpoint, `…/model.ckpt-<step>`.
+
+        Returns:
+          (Result, the summaries of its last batch as bytes).
+
+        Raises:
+          One of checkpoints.UNREADABLE: the checkpoint is missing, damaged or of another network.
+        """
+        self._saver.restore(self._session, path)
+        counts = [self._session.run(self._correct) for _ in range(self._num_batches - 1)]
+        last_count, summary = self._session.run([self._correct, self._summaries])
+        return Result(checkpoints.step(path), int(np.sum(counts) + last_count), self._num_examples), summary
+
+    def close(self):
+        self._session.close()
+
+
+def evaluate_once(evaluator, checkpoint_dir, eval_dir):
+    """Evaluates the newest readable checkpoint, prints and writes its precision, and returns the Result.
+
+    Raises:
+      RunError: there is none.
+    """
+    path = checkpoints.newest_readable(checkpoint_dir)
+    if path is None:
+        raise RunError(f"No checkpoint file found in {checkpoint_dir}; train first, or choose another --checkpoint_dir")
+    with tf.Graph().as_default(), tf.summary.FileWriter(eval_dir, evaluator.graph) as writer:
+        return _evaluate(evaluator, path, writer)
+
+
+def watch(evaluator, checkpoint_dir, eval_dir, interval_secs=300):
+    """Evaluates each new checkpoint once, as it appears, until the run's final one is done.
+
+    A checkpoint that cannot be restored is reported and passed over.
+
+    Args:
+      evaluator: an Evaluator.
+      checkpoint_dir: the run's train_dir; may appear later.
+      eval_dir: folder for the event file; nothing in it is deleted.
+      interval_secs: least time between the starts of two evaluations, in seconds.
+
+    Returns:
+      The Results, in order.
+    """
+    results = []
+    with tf.Graph().as_default(), tf.summary.FileWriter(eval_dir, evaluator.graph) as writer:
+        for path in _new_checkpoints(checkpoint_dir, interval_secs):
+            try:
+                results.append(_evaluate(evaluator, path, writer))
+            except checkpoints.UNREADABLE as error:
+                print(f"{path}: cannot be evaluated ({checkpoints.reason(error)}); waiting for the next", flush=True)
+    return results
+
+
+def _new_checkpoints(checkpoint_dir, interval_secs):
+    """Yields the path of each new checkpoint, newest first where several are new, until the final one has been."""
+    step = -1
+    waiting_since = told = time.time()
+
+    def ended():
+        nonlocal told
+        if runs.is_final(checkpoint_dir, step):
+            return True
+        if time.time() - told >= WAITING_LINE_SECS:
+            told = time.time()
+            print(f"Waiting for a new checkpoint in {checkpoint_dir} since {told - waiting_since:.0f} s", flush=True)
+        return False
+
+    if not checkpoints.paths(checkpoint_dir):
+        print(f"No checkpoint file found in {checkpoint_dir}; waiting for the first", flush=True)
+    for path in tf.train.checkpoints_iterator(
+        checkpoint_dir, min_interval_secs=0, timeout=min(POLL_SECS, interval_secs), timeout_fn=ended
+    ):
+        started = time.time()
+        step = checkpoints.step(path)
+        yield path
+        if runs.is_final(checkpoint_dir, step):
+            return
+        time.sleep(max(0.0, started + interval_secs - time.time()))
+        waiting_since = told = time.time()
+
+
+def _evaluate(evaluator, path, writer):
+    result, summary = evaluator.evaluate(path)
+    print(f"{datetime.datetime.now()}: precision @ 1 = {result.precision:.3f}", flush=True)
+    writer.add_summary(summary, result.step)
+    value = tf.Summary.Value(tag="Precision @ 1", simple_value=result.precision)
+    writer.add_summary(tf.Summary(value=[value]), result.step)
+    writer.flush()
+    return result

@@ -1,0 +1,116 @@
+"""Command-line flags: the three that importing the package defines, those that the scripts share, and how they are read.
+
+Flags stop here, at the package's own functions and at the scripts; everything below takes values.
+"""
+
+import os
+import sys
+
+import tensorflow.compat.v1 as tf
+from absl import app, flags
+
+from cifar10 import datasets
+from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
+from cifar10.errors import UserError
+
+flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
+flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
+flags.DEFINE_boolean("use_fp16", False, "Compute in half precision; variables and checkpoints stay float32.")
+
+
+class PackageFlags:
+    """The package's flags as attributes, readable before absl has parsed the command line.
+
+    Before that, as in a notebook, under pytest or in a script without app.run, they are looked for in sys.argv, where
+    everything else is none of the package's business and left alone.
+    """
+
+    NAMES = ("batch_size", "data_dir", "use_fp16")
+
+    def __getattr__(self, name):
+        if name not in self.NAMES or flags.FLAGS.is_parsed():
+            return getattr(flags.FLAGS, name)
+        own = flags.FlagValues()
+        for own_name in self.NAMES:
+            own[own_name] = flags.FLAGS[own_name]
+        own(sys.argv or [""], known_only=True)
+        return flags.FLAGS[name].value
+
+    def __setattr__(self, name, value):
+        setattr(flags.FLAGS, name, value)
+
+
+FLAGS = PackageFlags()
+
+
+def define_data_flags():
+    """Defines the flag that says which pictures to use."""
+    flags.DEFINE_enum(
+        "dataset",
+        "cifar10",
+        list(datasets.ALL),
+        "Pictures to use: cifar10 is downloaded unless it is in data_dir; synthetic is drawn on the spot.",
+    )
+
+
+def define_training_flags():
+    """Defines the flags that the training scripts share."""
+    define_data_flags()
+    flags.DEFINE_string(
+        "train_dir",
+        "/tmp/cifar10_train",
+        "Directory where to write event logs and checkpoints. A run that is in it already is continued.",
+    )
+    flags.DEFINE_boolean(
+        "restart", False, "Begin anew: the run in train_dir is moved aside to train_dir.<date>, not deleted."
+    )
+    flags.DEFINE_integer("max_steps", 1_000_000, "Global step at which to stop.", lower_bound=0)
+    flags.DEFINE_integer(
+        "log_frequency", 10, "How many steps between two lines on the console; 0: none.", lower_bound=0
+    )
+    flags.DEFINE_boolean("log_device_placement", False, "Whether to log on which device each operation runs.")
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of initial values, order of pictures and distortions: the same seed gives the same run."
+    )
+    flags.DEFINE_integer("save_checkpoint_secs", 600, "Seconds between two checkpoints.", lower_bound=1)
+    flags.DEFINE_integer(
+        "save_checkpoint_steps", 0, "Steps between two checkpoints, instead of seconds; 0: use seconds.", lower_bound=0
+    )
+    flags.DEFINE_integer("keep_checkpoints", 5, "Number of checkpoints kept; 0: all.", lower_bound=0)
+    flags.DEFINE_integer("save_summaries_steps", 100, "Steps between two summaries; 0: none.", lower_bound=0)
+    flags.DEFINE_enum(
+        "input_pipeline",
+        "dataset",
+        ["dataset", "queue"],
+        "dataset: every picture once an epoch, reproducible. queue: the tutorial's shuffling queue, filled by 16 threads.",
+    )
+    flags.DEFINE_float(
+        "min_fraction_of_examples_in_queue",
+        MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
+        "Fraction of an epoch that --input_pipeline=queue puts in its queue before the first step.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+
+
+def main(run):
+    """Parses the command line strictly and calls run(**values) with the value of every flag of the script and of this module.
+
+    A leading ~ in a directory is the home directory. A UserError ends the program with its one line on stderr and exit code 1.
+    """
+    script = sys.argv[0]
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(script, flag)  # so that --help shows them
+
+    def with_values(argv):
+        tf.logging.set_verbosity(tf.logging.ERROR)  # which app.run has set to INFO
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}: write flags as --name=value")
+        values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
+        directories = {name: os.path.expanduser(value) for name, value in values.items() if name.endswith("_dir")}
+        try:
+            run(**{**values, **directories})
+        except UserError as error:
+            sys.exit(f"{os.path.basename(script)}: {error}")
+
+    app.run(with_values)

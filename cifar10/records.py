@@ -1,0 +1,78 @@
+"""Record files on disk -> validated arrays of pictures and labels."""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from cifar10.datasets import DEPTH, HEIGHT, LABEL_BYTES, RECORD_BYTES, WIDTH
+from cifar10.errors import DataError
+
+
+def paths(dataset, data_dir, split):
+    """Returns the paths of the record files of 'train' or 'test', in reading order."""
+    return [os.path.join(dataset.path(data_dir), name) for name, _ in dataset.files(split)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Pictures, uint8 [num_examples, height, width, depth], and their labels, int32 [num_examples]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def count(self):
+        return len(self.labels)
+
+
+def load(dataset, data_dir, split):
+    """Reads and validates all records of one split.
+
+    The arrays are in memory, not mapped: a file that is truncated later cannot kill a running training.
+
+    Args:
+      dataset: a datasets.Dataset.
+      data_dir: the folder that holds the data set's own folder.
+      split: 'train' or 'test'.
+
+    Returns:
+      The Examples, in file order.
+
+    Raises:
+      DataError: a file is missing, has another size than its number of records needs, or holds a label out of range.
+    """
+    count = dataset.num_examples(split)
+    examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
+    start = 0
+    for path, (_, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
+        _check_size(path, count)
+        records = np.fromfile(path, np.uint8).reshape(count, RECORD_BYTES)
+        planes = records[:, LABEL_BYTES:].reshape(count, DEPTH, HEIGHT, WIDTH)
+        examples.images[start : start + count] = planes.transpose(0, 2, 3, 1)
+        examples.labels[start : start + count] = records[:, LABEL_BYTES - 1]
+        _check_labels(path, examples.labels[start : start + count], dataset.num_classes)
+        start += count
+    return examples
+
+
+def _check_size(path, count):
+    try:
+        size = os.path.getsize(path)
+    except OSError as error:
+        raise DataError(f"Failed to find file: {path} ({error.strerror}); put it there, or choose --data_dir") from None
+    if size != count * RECORD_BYTES:
+        whole, rest = divmod(size, RECORD_BYTES)
+        raise DataError(
+            f"{path}: expected {count} records of {RECORD_BYTES} bytes = {count * RECORD_BYTES} bytes, "
+            f"found {size} bytes ({whole} records and {rest} bytes); delete it and run again to have it restored, or copy it anew"
+        )
+
+
+def _check_labels(path, labels, num_classes):
+    bad = np.flatnonzero(labels >= num_classes)
+    if bad.size:
+        raise DataError(
+            f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {num_classes - 1} "
+            f"({bad.size} such records); delete the file and run again to have it restored, or copy it anew"
+        )

@@ -1,0 +1,49 @@
+"""What TensorBoard shows, under which tag.
+
+tf.summary prefixes every tag with the current name scope and makes it unique, which turns `conv1/activations` into
+`conv1/conv1/activations` and `cross_entropy (raw)` into `cross_entropy__raw_`. The raw ops used here take the tag as
+data, so a tag is what the caller wrote, whichever tower or scope it is called in. Summary kernels exist for CPUs only.
+"""
+
+import re
+
+import tensorflow.compat.v1 as tf
+
+
+def _summary(op, label, **inputs):
+    name = re.sub(r"[^A-Za-z0-9_.\-]", "_", label.rpartition("/")[2])  # of the graph node only
+    with tf.device("/cpu:0"):
+        summary = op(name=name, **inputs)
+    tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
+    return summary
+
+
+def scalar(tag, value):
+    """Adds a scalar chart named exactly `tag` (value: a scalar tensor); returns the serialized summary, a string."""
+    return _summary(tf.raw_ops.ScalarSummary, tag, tags=tag, values=value)
+
+
+def histogram(tag, values):
+    """Adds a histogram named exactly `tag` (values: any shape); returns the serialized summary, a string."""
+    return _summary(tf.raw_ops.HistogramSummary, tag, tag=tag, values=values)
+
+
+def image(tag, images, max_outputs=3):
+    """Adds pictures named `tag`/image/0… (images: [batch, height, width, 1, 3 or 4]); returns the serialized summary."""
+    return _summary(tf.raw_ops.ImageSummary, tag, tag=tag, tensor=images, max_images=max_outputs)
+
+
+def activation(layer, values):
+    """Adds `<layer>/activations` (histogram) and `<layer>/sparsity` (the fraction of zeros) for a layer's output."""
+    histogram(f"{layer}/activations", values)
+    scalar(f"{layer}/sparsity", tf.nn.zero_fraction(values))
+
+
+def merged(tower=None):
+    """Merges the graph's summaries into one string tensor; of several towers only those of `tower` (a name scope)."""
+
+    def shown(summary):
+        prefix = re.match(r"tower_\d+/", summary.op.name)
+        return prefix is None or prefix.group() == f"{tower}/"
+
+    return tf.summary.merge([s for s in tf.get_collection(tf.GraphKeys.SUMMARIES) if shown(s)])

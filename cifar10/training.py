@@ -1,0 +1,137 @@
+"""Logits -> loss -> train op."""
+
+import re
+
+import tensorflow.compat.v1 as tf
+
+from cifar10 import summaries
+from cifar10.cifar10_input import NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
+
+# The tutorial's hyper-parameters.
+MOVING_AVERAGE_DECAY = 0.9999  # of the variables, a step
+NUM_EPOCHS_PER_DECAY = 350.0  # epochs after which the learning rate drops
+LEARNING_RATE_DECAY_FACTOR = 0.1  # what it is multiplied by then
+INITIAL_LEARNING_RATE = 0.1  # of gradient descent
+LOSS_AVERAGE_DECAY = 0.9  # of the losses that TensorBoard shows, a step
+
+TOWER_NAME = "tower"
+_SCOPE = "train/"  # with its slash, so that entering it again continues it
+
+
+def loss(logits, labels):
+    """Builds the total loss: mean cross entropy plus the weight decay of the layers.
+
+    The cross entropy joins the collection 'losses', which holds the weight decay already; the total is the sum of the
+    collection's members within the current name scope, which in a tower are the tower's own.
+
+    Args:
+      logits: float32 [batch, num_classes].
+      labels: int [batch].
+
+    Returns:
+      float32 scalar in nats.
+    """
+    graph = tf.get_default_graph()
+    scope = graph.get_name_scope()
+    with tf.name_scope("loss"):
+        cross_entropy = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.cast(labels, tf.int64), logits=logits)
+        )
+    tf.add_to_collection("losses", tf.identity(cross_entropy, name="cross_entropy"))
+    return tf.add_n(tf.get_collection("losses", f"{scope}/" if scope else None), name="total_loss")
+
+
+def losses(total_loss, scope=None):
+    """Returns {tag: scalar tensor} of the losses to show: those in the collection 'losses', and the total.
+
+    Args:
+      total_loss: scalar tensor.
+      scope: None, or the name scope of the tower whose losses are meant, with its slash.
+    """
+    return {_tag(tensor): tensor for tensor in [*tf.get_collection("losses", scope), total_loss]}
+
+
+def learning_rate(
+    global_step,
+    batch_size,
+    num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
+    initial=INITIAL_LEARNING_RATE,
+    num_epochs_per_decay=NUM_EPOCHS_PER_DECAY,
+    decay_factor=LEARNING_RATE_DECAY_FACTOR,
+):
+    """Builds the learning rate: `initial`, multiplied by `decay_factor` every num_epochs_per_decay epochs.
+
+    Args:
+      global_step: integer scalar, the number of updates done.
+      batch_size: pictures an update, of all towers together.
+      num_examples: pictures an epoch.
+      initial, num_epochs_per_decay, decay_factor: see above.
+
+    Returns:
+      float32 scalar.
+    """
+    decay_steps = int(num_examples / batch_size * num_epochs_per_decay)
+    with tf.name_scope(_SCOPE):
+        return tf.train.exponential_decay(initial, global_step, decay_steps, decay_factor, staircase=True)
+
+
+def train(total_loss, global_step, learning_rate, moving_average_decay=MOVING_AVERAGE_DECAY):
+    """Builds one step of gradient descent on total_loss: see apply_gradients."""
+    variables = tf.trainable_variables()
+    with tf.name_scope(_SCOPE):
+        gradients = tf.gradients(total_loss, variables)
+    return apply_gradients(gradients, variables, losses(total_loss), global_step, learning_rate, moving_average_decay)
+
+
+def apply_gradients(
+    gradients, variables, losses, global_step, learning_rate, moving_average_decay=MOVING_AVERAGE_DECAY
+):
+    """Builds the update of a step: variables, then their moving averages; averages of the losses; summaries.
+
+    Variables and losses keep the tutorial's names in checkpoints: `<variable>/ExponentialMovingAverage`, `<loss>/avg`.
+    The moving average starts at the variable's initial value and has decay min(moving_average_decay, (1 + n) / (10 + n))
+    at step n, counted after the update. The average of a loss starts at 0.
+
+    Args:
+      gradients: one tensor or None per variable.
+      variables: the trainable variables.
+      losses: {tag: scalar tensor}.
+      global_step: integer variable, incremented by the update.
+      learning_rate: float32 scalar.
+      moving_average_decay: see above.
+
+    Returns:
+      The op that runs the step.
+    """
+    with tf.name_scope(_SCOPE):
+        summaries.scalar("learning_rate", learning_rate)
+        # What summaries show are the values that the step's loss was computed with, hence read before the update.
+        values = [variable.read_value() for variable in variables]
+        for variable, value, gradient in zip(variables, values, gradients, strict=True):
+            summaries.histogram(variable.op.name, value)
+            if gradient is not None:
+                summaries.histogram(f"{variable.op.name}/gradients", gradient)
+        average_losses = [_average_loss(tag, value) for tag, value in losses.items()]
+        with tf.control_dependencies([*average_losses, *values, learning_rate]):
+            optimizer = tf.train.GradientDescentOptimizer(learning_rate)
+            update = optimizer.apply_gradients(zip(gradients, variables, strict=True), global_step)
+        with tf.control_dependencies([update]):
+            averages = tf.train.ExponentialMovingAverage(moving_average_decay, num_updates=global_step)
+            return averages.apply(variables)
+
+
+def _average_loss(tag, value):
+    """Updates the variable `<tag>/avg`, and shows it as `<tag>` beside the raw loss as `<tag> (raw)`."""
+    with tf.device("/cpu:0"):
+        average = tf.get_variable(
+            f"{tag}/avg", [], tf.float32, tf.zeros_initializer(), trainable=False, use_resource=True
+        )
+        updated = average.assign_sub((1.0 - LOSS_AVERAGE_DECAY) * (average - value), read_value=True)
+    summaries.scalar(f"{tag} (raw)", value)
+    summaries.scalar(tag, updated)
+    return updated
+
+
+def _tag(tensor):
+    """Returns the name of a loss without the towers' scope, which would split one chart in several."""
+    return re.sub(rf"^{TOWER_NAME}_\d+/", "", tensor.op.name)

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Measures the precision @ 1 of checkpoints, each picture once.
+
+It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the training, until that has ended.
+"""
+
+from absl import flags as absl_flags
+
+from cifar10 import datasets, download, evaluation, flags, records
+
+
+def run(
+    *,
+    data_dir,
+    dataset,
+    eval_data,
+    num_examples,
+    batch_size,
+    use_moving_averages,
+    use_fp16,
+    checkpoint_dir,
+    eval_dir,
+    eval_interval_secs,
+    run_once,
+):
+    """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
+    data = datasets.ALL[dataset]
+    download.ensure(data, data_dir)
+    examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
+    evaluator = evaluation.Evaluator(
+        examples, num_examples or examples.count, batch_size, data.num_classes, use_fp16, use_moving_averages
+    )
+    if run_once:
+        return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
+    return evaluation.watch(evaluator, checkpoint_dir, eval_dir, eval_interval_secs)
+
+
+def define_flags():
+    absl_flags.DEFINE_string("eval_dir", "/tmp/cifar10_eval", "Directory where to write event logs.")
+    absl_flags.DEFINE_enum("eval_data", "test", ["test", "train_eval"], "Pictures to evaluate: test or training ones.")
+    absl_flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory where to read model checkpoints.")
+    absl_flags.DEFINE_integer("eval_interval_secs", 300, "Least seconds between two evaluations.", lower_bound=0)
+    absl_flags.DEFINE_integer("num_examples", 10_000, "Number of pictures to evaluate; 0: all.", lower_bound=0)
+    absl_flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint only.")
+    absl_flags.DEFINE_boolean("use_moving_averages", True, "Evaluate the moving averages of the variables.")
+
+
+if __name__ == "__main__":
+    flags.define_data_flags()
+    define_flags()
+    flags.main(run)

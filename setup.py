@@ -1,0 +1,23 @@
+"""Installs the package cifar10, and its scripts as commands."""
+
+import pathlib
+
+from setuptools import setup
+
+setup(
+    name="cifar10",
+    version="1.0.0",
+    description="TensorFlow's CIFAR-10 tutorial, in graph mode, on today's TensorFlow",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["cifar10"],
+    scripts=[
+        "scripts/cifar10_train.py",
+        "scripts/cifar10_eval.py",
+        "scripts/cifar10_multi_gpu_train.py",
+    ],
+    install_requires=["tensorflow>=2.21", "tensorboard>=2.20", "numpy", "six"],
+    extras_require={"test": ["pytest", "pytest-xdist", "ruff"]},
+)
