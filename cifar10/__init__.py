@@ -29,6 +29,27 @@ from cifar10.training import (
     TOWER_NAME,
 )
 
+__all__ = [
+    "DATA_URL",
+    "FLAGS",
+    "IMAGE_SIZE",
+    "INITIAL_LEARNING_RATE",
+    "LEARNING_RATE_DECAY_FACTOR",
+    "MOVING_AVERAGE_DECAY",
+    "NUM_CLASSES",
+    "NUM_EPOCHS_PER_DECAY",
+    "NUM_EXAMPLES_PER_EPOCH_FOR_EVAL",
+    "NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN",
+    "TOWER_NAME",
+    "cifar10_input",
+    "distorted_inputs",
+    "inference",
+    "inputs",
+    "loss",
+    "maybe_download_and_extract",
+    "train",
+]
+
 DATA_URL = datasets.CIFAR10.archive.url
 
 
@@ -38,7 +59,7 @@ def distorted_inputs():
     The order of the pictures follows tf.set_random_seed, and is another one each time where that was not called.
     """
     seed = tf.get_default_graph().seed
-    seed = random.SystemRandom().getrandbits(31) if seed is None else seed
+    seed = random.SystemRandom().getrandbits(32) if seed is None else seed % 2**32
     data = records.load(datasets.CIFAR10, FLAGS.data_dir, "train")
     return cifar10_input.distorted_inputs(data, FLAGS.batch_size, seed=seed, image_size=IMAGE_SIZE)
 

@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 NAME = "model.ckpt"
 
 # What TensorFlow raises for a checkpoint that is missing, truncated, flipped, or not a checkpoint at all.
-UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, OSError)
+UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, OSError)
 
 
 def step(path):

@@ -7,6 +7,8 @@ one sees, and a tower takes its slice of the batch. The tutorial's own mechanism
 functions.
 """
 
+import functools
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -42,9 +44,11 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
       labels: int32 [batch_size].
     """
 
+    shuffled = functools.partial(_shuffled, num_examples=examples.count, seed=seed)
+
     def batch(step):
-        number = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-        images, labels = _gather(examples, _shuffled(number, examples.count, seed), batch_size)
+        numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        images, labels = _gather(examples, shuffled, numbers, batch_size)
         return distort(images, _draw(seed, step, batch_size, image_size), image_size), labels
 
     return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch)
@@ -76,7 +80,7 @@ def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
         first = step * batch_size
         last = first + batch_size if num_examples is None else tf.minimum(first + batch_size, num_examples)
         size = batch_size if num_examples is None else None
-        images, labels = _gather(examples, tf.range(first, last) % examples.count, size)
+        images, labels = _gather(examples, lambda numbers: numbers % examples.count, tf.range(first, last), size)
         images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
         return tf.image.per_image_standardization(images), labels
 
@@ -131,24 +135,42 @@ def _draw(seed, step, batch_size, image_size):
     return top, left, uniform[2] < 0.5, brightness, contrast
 
 
-def _shuffled(number, num_examples, seed):
-    """Maps the numbers of examples (int64 [batch]) to record numbers (int64 [batch]): another permutation each epoch."""
-    epoch = number // num_examples
-    key = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
-    # The raw op, because the Python wrapper of TensorFlow 2.21 mishandles one key per index.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=number % num_examples, seed=key, max_index=tf.constant(num_examples - 1, tf.int64), rounds=4
-    )
+@functools.lru_cache(maxsize=4)  # a batch spans two epochs at most, unless the data set is tiny
+def _order(seed, epoch, num_examples):
+    """Returns the order of the examples in an epoch, int64 [num_examples]: a permutation keyed by (seed, epoch).
+
+    RandomState, because its streams are the same in every version of NumPy (NEP 19).
+    """
+    return np.random.RandomState([seed, epoch]).permutation(num_examples)
 
 
-def _gather(examples, index, batch_size):
+def _shuffled(numbers, num_examples, seed):
+    """Returns which examples (int64 [batch]) those with the given numbers since the start of training are."""
+    epochs, positions = np.divmod(numbers, num_examples)
+    index = np.empty_like(numbers)
+    for epoch in np.unique(epochs):
+        index[epochs == epoch] = _order(seed, int(epoch), num_examples)[positions[epochs == epoch]]
+    return index
+
+
+def _gather(examples, which, numbers, batch_size):
     """Looks examples up outside of the graph, which would otherwise hold all of them.
 
-    Returns uint8 [batch_size, 32, 32, 3] pictures and int32 [batch_size] labels.
+    Args:
+      examples: records.Examples.
+      which: function from an array of numbers to an array of positions in `examples`.
+      numbers: int64 [batch_size], the argument of `which`.
+      batch_size: int or None.
+
+    Returns:
+      uint8 [batch_size, 32, 32, 3] pictures and int32 [batch_size] labels.
     """
-    images, labels = tf.numpy_function(
-        lambda rows: (examples.images[rows], examples.labels[rows]), [index], (tf.uint8, tf.int32), stateful=False
-    )
+
+    def look_up(numbers):
+        index = which(numbers)
+        return examples.images[index], examples.labels[index]
+
+    images, labels = tf.numpy_function(look_up, [numbers], (tf.uint8, tf.int32), stateful=False)
     images.set_shape([batch_size, datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH])
     labels.set_shape([batch_size])
     return images, labels

@@ -4,7 +4,6 @@ What is already there is never replaced or deleted, whatever it holds; records.l
 """
 
 import contextlib
-import gzip
 import hashlib
 import http.client
 import os
@@ -18,7 +17,8 @@ import urllib.request
 import zlib
 
 from cifar10 import synthetic
-from cifar10.datasets import SPLITS, DataError
+from cifar10.datasets import SPLITS
+from cifar10.errors import DataError
 
 try:
     import fcntl
@@ -42,7 +42,7 @@ class _FetchError(Exception):
 
 
 def ensure(dataset, data_dir, url=None, sha256=None):
-    """Make sure that the files of `dataset` are in `dataset.path(data_dir)`.
+    """Makes sure that the files of `dataset` are in `dataset.path(data_dir)`.
 
     Leaves them if all are there. Otherwise draws them (a data set without archive) or unpacks the archive, which it
     downloads unless it lies in data_dir, and puts the missing ones in place. Processes that share data_dir take turns.
@@ -72,14 +72,14 @@ def ensure(dataset, data_dir, url=None, sha256=None):
 
 
 def _missing(dataset, folder):
-    """Return the names of the record files that folder lacks; a broken link counts as the user's file."""
+    """Returns the names of the record files that folder lacks; a broken link counts as the user's file."""
     names = [name for split in SPLITS for name, _ in dataset.files(split)]
     return [name for name in names if not os.path.lexists(os.path.join(folder, name))]
 
 
 @contextlib.contextmanager
 def _lock(path, waiting):
-    """Hold the lock file at path. It is never removed: another process may just be waiting for this very file."""
+    """Holds the lock file at path. It is never removed: another process may just be waiting for this very file."""
     with open(path, "a") as file:
         try:
             if fcntl:
@@ -93,7 +93,7 @@ def _lock(path, waiting):
 
 
 def _fill(dataset, data_dir, url, sha256):
-    """Produce all files in a temporary folder, then move those that are missing to where they belong."""
+    """Produces all files in a temporary folder, then moves those that are missing to where they belong."""
     folder = dataset.path(data_dir)
     archive = _archive(dataset, data_dir, url, sha256) if dataset.archive else None
     with tempfile.TemporaryDirectory(prefix=f".{dataset.folder}.", dir=data_dir) as temp:
@@ -113,7 +113,7 @@ def _fill(dataset, data_dir, url, sha256):
 
 
 def _unpack(dataset, path, staged):
-    """Write the data set's files from the archive at path to the folder `staged`; ignore whatever else it holds."""
+    """Writes the data set's files from the archive at path to the folder `staged`; ignores whatever else it holds."""
     names = [*_missing(dataset, staged), CLASS_NAMES_FILE]
     wanted = {f"{dataset.folder}/{name}": os.path.join(staged, name) for name in names}
     try:
@@ -122,14 +122,14 @@ def _unpack(dataset, path, staged):
                 if member.isreg() and member.name in wanted:
                     with tar.extractfile(member) as source, open(wanted[member.name], "wb") as target:
                         shutil.copyfileobj(source, target)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} cannot be unpacked: {_reason(error)}; delete it and run again") from error
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        raise DataError(f"{path} cannot be unpacked: {_reason(error)}; another archive is needed") from error
     if lacking := _missing(dataset, staged):
-        raise DataError(f"{path} lacks {', '.join(lacking)} in its folder {dataset.folder}; it is another archive")
+        raise DataError(f"{path} lacks {', '.join(lacking)} in its folder {dataset.folder}; another archive is needed")
 
 
 def _archive(dataset, data_dir, url, sha256):
-    """Return the path of the verified archive, downloaded unless it is there already."""
+    """Returns the path of the verified archive, downloaded unless it is there already."""
     archive = dataset.archive
     path = os.path.join(data_dir, archive.filename)
     url = url or archive.url
@@ -156,7 +156,7 @@ def _stamp(size, sha256):
 
 
 def _fault(path, size, sha256):
-    """Return what the file at path has and what it should have, or None if they are the same."""
+    """Returns what the file at path has and what it should have, or None if they are the same."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
@@ -174,7 +174,7 @@ def _is_page(path):
 
 
 def _download(url, part, size, sha256):
-    """Bring url to the file `part`, going on from what it holds, and verify it.
+    """Brings url to the file `part`, going on from what it holds, and verifies it.
 
     Raises:
       _FetchError: it did not come, and `part` keeps what did; or it came and is wrong, and `part` is removed.
@@ -192,7 +192,7 @@ def _download(url, part, size, sha256):
 
 
 def _receive(url, part, size):
-    """Request what `part` lacks until everything promised is there."""
+    """Requests what `part` lacks until everything promised is there."""
     for wait in [BACKOFF * 2**i for i in range(ATTEMPTS - 1)] + [None]:
         try:
             _request(url, part, size)
@@ -205,7 +205,7 @@ def _receive(url, part, size):
 
 
 def _request(url, part, size):
-    """Make one request for what `part` lacks and append what comes."""
+    """Makes one request for what `part` lacks and appends what comes."""
     start = os.path.getsize(part) if os.path.exists(part) else 0
     if start == size:  # an earlier run ended between the last byte and the verification
         return
@@ -245,7 +245,7 @@ def _request(url, part, size):
 
 @contextlib.contextmanager
 def _network():
-    """Turn what goes wrong on the way into _FetchError: any other OSError is then the disk's, where no retry helps."""
+    """Turns what goes wrong on the way into _FetchError: any other OSError is then the disk's, where no retry helps."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -257,14 +257,14 @@ def _network():
 
 
 def _reason(error):
-    """Return the gist of an exception on one line."""
+    """Returns the gist of an exception on one line."""
     cause = getattr(error, "reason", None) or error  # a URLError wraps the socket's own error
     return " ".join((getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).split())
 
 
 @contextlib.contextmanager
 def _progress(path, total):
-    """Yield a function that shows how many bytes are there: one line redrawn on a terminal, else a line every tenth."""
+    """Yields a function that shows how many bytes are there: in one line on a terminal, else in a line every tenth."""
     terminal = sys.stdout.isatty()
     shown = None
 

@@ -1,4 +1,4 @@
-"""Command-line flags: the three that importing the package defines, those that the scripts share, and how they are read.
+"""Command-line flags: the three that importing the package defines, those that the scripts share, and their reading.
 
 Flags stop here, at the package's own functions and at the scripts; everything below takes values.
 """
@@ -70,7 +70,11 @@ def define_training_flags():
     )
     flags.DEFINE_boolean("log_device_placement", False, "Whether to log on which device each operation runs.")
     flags.DEFINE_integer(
-        "seed", 0, "Seed of initial values, order of pictures and distortions: the same seed gives the same run."
+        "seed",
+        0,
+        "Seed of initial values, order of pictures and distortions: the same seed gives the same run.",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
     )
     flags.DEFINE_integer("save_checkpoint_secs", 600, "Seconds between two checkpoints.", lower_bound=1)
     flags.DEFINE_integer(
@@ -82,7 +86,7 @@ def define_training_flags():
         "input_pipeline",
         "dataset",
         ["dataset", "queue"],
-        "dataset: every picture once an epoch, reproducible. queue: the tutorial's shuffling queue, filled by 16 threads.",
+        "dataset: every picture once an epoch, reproducible. queue: the tutorial's shuffling queue and 16 threads.",
     )
     flags.DEFINE_float(
         "min_fraction_of_examples_in_queue",
@@ -94,9 +98,10 @@ def define_training_flags():
 
 
 def main(run):
-    """Parses the command line strictly and calls run(**values) with the value of every flag of the script and of this module.
+    """Parses the command line strictly and calls run(**values) with the value of every flag of script and package.
 
-    A leading ~ in a directory is the home directory. A UserError ends the program with its one line on stderr and exit code 1.
+    A leading ~ in a directory is the home directory. A UserError ends the program with exit code 1 and its one line on
+    stderr.
     """
     script = sys.argv[0]
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):

@@ -8,6 +8,8 @@ import numpy as np
 from cifar10.datasets import DEPTH, HEIGHT, LABEL_BYTES, RECORD_BYTES, WIDTH
 from cifar10.errors import DataError
 
+REMEDY = "delete it and run again to have it restored, or copy it anew"
+
 
 def paths(dataset, data_dir, split):
     """Returns the paths of the record files of 'train' or 'test', in reading order."""
@@ -65,7 +67,7 @@ def _check_size(path, count):
         whole, rest = divmod(size, RECORD_BYTES)
         raise DataError(
             f"{path}: expected {count} records of {RECORD_BYTES} bytes = {count * RECORD_BYTES} bytes, "
-            f"found {size} bytes ({whole} records and {rest} bytes); delete it and run again to have it restored, or copy it anew"
+            f"found {size} bytes ({whole} records and {rest} bytes); {REMEDY}"
         )
 
 
@@ -74,5 +76,5 @@ def _check_labels(path, labels, num_classes):
     if bad.size:
         raise DataError(
             f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {num_classes - 1} "
-            f"({bad.size} such records); delete the file and run again to have it restored, or copy it anew"
+            f"({bad.size} such records); {REMEDY}"
         )

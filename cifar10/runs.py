@@ -110,20 +110,24 @@ class Run:
         """
         saver = tf.train.Saver(max_to_keep=keep_checkpoints, save_relative_paths=True)
         saver.recover_last_checkpoints(checkpoints.paths(self.train_dir))
-        save = _SaveHook(self, saver, save_checkpoint_secs, save_checkpoint_steps)
-        hooks = [_ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save), save]
+        writer = tf.summary.FileWriter(self.train_dir)
+        save = _SaveHook(self, saver, writer, save_checkpoint_secs, save_checkpoint_steps)
+        console = _ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save)
+        hooks = [console, save]
         if save_summaries_steps:
             summary_op = summaries.merged() if summary_op is None else summary_op
-            hooks.insert(1, _SummaryHook(self, summary_op, save_summaries_steps))
+            hooks.insert(1, _SummaryHook(self, summary_op, writer, save_summaries_steps))
         try:
             with tf.train.SingularMonitoredSession(
                 hooks, _Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
             ) as session:
                 for _ in range(self.start_step, max_steps):
-                    session.run(train_op)
+                    _run_step(session, train_op, console)
         except BaseException as error:
             self.record("stop", step=save.step, reason=checkpoints.reason(error))
             raise
+        finally:
+            writer.close()
         self.record("stop", step=save.step, reason=FINISHED)
 
 
@@ -135,6 +139,15 @@ def is_final(train_dir, step):
     except (OSError, IndexError, ValueError):
         return False  # no record: a run of the original tutorial's scripts, or one that has just begun
     return last["event"] == "stop" and last["reason"] == FINISHED and last["step"] <= step
+
+
+def _run_step(session, train_op, console):
+    try:
+        session.run(train_op)
+    except tf.errors.InvalidArgumentError as error:
+        if "summary histogram" not in error.message:  # "Nan in summary histogram for: …", before the loss is looked at
+            raise
+        raise console.diverged("a weight, activation or gradient is not finite") from None
 
 
 class _Scaffold(tf.train.Scaffold):
@@ -169,19 +182,24 @@ class _ConsoleHook(_StepHook):
         self._save = save
 
     def begin(self):
+        self._learning_rate = None
         self._start_time = time.time()
         self._steps = 0
+
+    def diverged(self, what):
+        """Returns the error that says so, to be raised at the current step."""
+        rate = "" if self._learning_rate is None else f" at learning rate {self._learning_rate:g}"
+        last = self._save.last or "not there: none was saved"
+        return RunError(f"step {self.step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._fetches)
 
     def after_step(self, step, results):
         loss = float(results["loss"])
+        self._learning_rate = results["learning_rate"]
         if not math.isfinite(loss):
-            raise RunError(
-                f"step {step}: the loss is {loss} at learning rate {results['learning_rate']:g}; training diverged. "
-                f"The last good checkpoint is {self._save.last or 'not there: none was saved'}"
-            )
+            raise self.diverged(f"the loss is {loss}")
         self._steps += 1
         if not self._log_frequency or step % self._log_frequency:
             return
@@ -202,9 +220,10 @@ class _ConsoleHook(_StepHook):
 class _SummaryHook(_StepHook):
     """Writes the summaries of every so many steps, and the speed, into the run's event file."""
 
-    def __init__(self, run, summary_op, every_steps):
+    def __init__(self, run, summary_op, writer, every_steps):
         super().__init__(run)
         self._summary_op = summary_op
+        self._writer = writer
         self._every_steps = every_steps
         self._last = None
 
@@ -215,16 +234,14 @@ class _SummaryHook(_StepHook):
     def after_step(self, step, results):
         if results is None:
             return
-        writer = tf.summary.FileWriterCache.get(self.run.train_dir)
-        writer.add_summary(results, step)
+        self._writer.add_summary(results, step)
         now = time.time()
         if self._last is not None:
             speed = self._every_steps / (now - self._last)
-            writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step)
+            self._writer.add_summary(
+                tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
+            )
         self._last = now
-
-    def end(self, session):
-        tf.summary.FileWriterCache.get(self.run.train_dir).flush()
 
 
 class _SaveHook(_StepHook):
@@ -234,9 +251,10 @@ class _SaveHook(_StepHook):
       last: path of the newest checkpoint, or None.
     """
 
-    def __init__(self, run, saver, every_secs, every_steps):
+    def __init__(self, run, saver, writer, every_secs, every_steps):
         super().__init__(run)
         self._saver = saver
+        self._writer = writer
         self._timer = tf.train.SecondOrStepTimer(
             every_secs=None if every_steps else every_secs, every_steps=every_steps or None
         )
@@ -244,7 +262,7 @@ class _SaveHook(_StepHook):
 
     def after_create_session(self, session, coord):
         tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, "graph.pbtxt")
-        tf.summary.FileWriterCache.get(self.run.train_dir).add_graph(session.graph)
+        self._writer.add_graph(session.graph)
         self._timer.update_last_triggered_step(self.step)
         if self.last is None:
             self._save(session)

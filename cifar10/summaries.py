@@ -29,7 +29,7 @@ def histogram(tag, values):
 
 
 def image(tag, images, max_outputs=3):
-    """Adds pictures named `tag`/image/0… (images: [batch, height, width, 1, 3 or 4]); returns the serialized summary."""
+    """Adds pictures named `tag`/image/0… (images: [batch, height, width, 1, 3 or 4]); returns it serialized."""
     return _summary(tf.raw_ops.ImageSummary, tag, tag=tag, tensor=images, max_images=max_outputs)
 
 
@@ -46,4 +46,5 @@ def merged(tower=None):
         prefix = re.match(r"tower_\d+/", summary.op.name)
         return prefix is None or prefix.group() == f"{tower}/"
 
-    return tf.summary.merge([s for s in tf.get_collection(tf.GraphKeys.SUMMARIES) if shown(s)])
+    summaries = [s for s in tf.get_collection(tf.GraphKeys.SUMMARIES) if shown(s)]
+    return tf.summary.merge(summaries, name="merged_summaries")

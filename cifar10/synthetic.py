@@ -64,8 +64,16 @@ def draw(labels, class_names, rng):
         mine = labels == label
         inside[mine] = SHAPES[name](dx[mine], dy[mine], r[mine])
     plane = (1, 1, datasets.DEPTH)
-    background = randint(0, 256, *plane) if CAST is None else randint(CAST, 256 - CAST, 1, 1, 1) + randint(-CAST, CAST + 1, *plane)
-    foreground = randint(0, 256, *plane) if CAST is None else randint(CAST, 256 - CAST, 1, 1, 1) + randint(-CAST, CAST + 1, *plane)
+    background = (
+        randint(0, 256, *plane)
+        if CAST is None
+        else randint(CAST, 256 - CAST, 1, 1, 1) + randint(-CAST, CAST + 1, *plane)
+    )
+    foreground = (
+        randint(0, 256, *plane)
+        if CAST is None
+        else randint(CAST, 256 - CAST, 1, 1, 1) + randint(-CAST, CAST + 1, *plane)
+    )
     pictures = np.where(inside[..., None], foreground, background)
     pictures += randint(-256, 257, *pictures.shape[1:]) * randint(*NOISE, 1, 1, 1) // 256
     return np.clip(pictures, 0, 255).astype(np.uint8)

@@ -89,8 +89,9 @@ def apply_gradients(
     """Builds the update of a step: variables, then their moving averages; averages of the losses; summaries.
 
     Variables and losses keep the tutorial's names in checkpoints: `<variable>/ExponentialMovingAverage`, `<loss>/avg`.
-    The moving average starts at the variable's initial value and has decay min(moving_average_decay, (1 + n) / (10 + n))
-    at step n, counted after the update. The average of a loss starts at 0.
+    The moving average starts at the variable's initial value; its decay is
+    min(moving_average_decay, (1 + n) / (10 + n)), where n is the global step after the update. The average of a loss
+    starts at 0.
 
     Args:
       gradients: one tensor or None per variable.

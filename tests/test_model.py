@@ -1,0 +1,113 @@
+"""Pictures -> logits."""
+
+import math
+
+import numpy as np
+import published
+import tensorflow.compat.v1 as tf
+
+from cifar10 import model, training
+
+
+def convolve(x, kernel):
+    """5x5 convolution, stride 1, zero padding, in NumPy."""
+    padded = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)])
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
+    return np.einsum("nhwcij,ijcf->nhwf", patches, kernel)
+
+
+def pool(x):
+    """3x3 max pooling of stride 2; SAME padding of an even size puts it all at the end."""
+    padded = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=-np.inf)
+    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2].max(axis=(4, 5))
+
+
+def normalize(x):
+    """Local response normalization over 9 channels, as cuda-convnet's text defines it."""
+    squares = np.pad(x**2, [(0, 0)] * 3 + [(4, 4)])
+    sums = np.lib.stride_tricks.sliding_window_view(squares, 9, axis=3).sum(axis=4)
+    return x * (1.0 + 0.001 / 9.0 * sums) ** -0.75
+
+
+def network(x, v):
+    """The network in NumPy, float64."""
+    norm1 = normalize(pool(np.maximum(convolve(x, v["conv1/weights"]) + v["conv1/biases"], 0)))
+    conv2 = np.maximum(convolve(norm1, v["conv2/weights"]) + v["conv2/biases"], 0)
+    flat = pool(normalize(conv2)).reshape(len(x), -1)
+    local3 = np.maximum(flat @ v["local3/weights"] + v["local3/biases"], 0)
+    local4 = np.maximum(local3 @ v["local4/weights"] + v["local4/biases"], 0)
+    return local4 @ v["softmax_linear/weights"] + v["softmax_linear/biases"]
+
+
+def test_logits_equal_numpy(graph):
+    rng = np.random.RandomState(0)
+    images = rng.randn(3, 24, 24, 3)
+    logits = model.inference(tf.constant(images, tf.float32))
+    assert logits.shape == [3, 10] and logits.dtype == tf.float32
+    values = {name: rng.randn(*shape) * 0.05 for name, shape in published.VARIABLES.items()}
+    with tf.Session() as session:
+        session.run([tf.assign(v, values[v.op.name]) for v in tf.trainable_variables()])
+        np.testing.assert_allclose(session.run(logits), network(images, values), rtol=1e-3, atol=1e-4)
+
+
+def test_variables_have_the_tutorials_names_shapes_and_types(graph):
+    model.inference(tf.zeros([2, 24, 24, 3]))
+    variables = tf.trainable_variables()
+    assert {v.op.name: v.shape.as_list() for v in variables} == published.VARIABLES
+    assert {v.dtype.base_dtype for v in variables} == {tf.float32}
+    assert {v.device for v in variables} == {"/device:CPU:0"}
+    assert sum(v.shape.num_elements() for v in variables) == 1_068_298
+
+
+def test_initial_values(graph):
+    """Truncated normal: standard deviation 0.8796 of the untruncated one, nothing beyond two of it."""
+    model.inference(tf.zeros([2, 24, 24, 3]), seed=1)
+    variables = tf.trainable_variables()
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        values = dict(zip((v.op.name for v in variables), session.run(variables), strict=True))
+    stddevs = {"conv1": 0.05, "conv2": 0.05, "local3": 0.04, "local4": 0.04, "softmax_linear": 1 / 192}
+    biases = {"conv1": 0.0, "conv2": 0.1, "local3": 0.1, "local4": 0.1, "softmax_linear": 0.0}
+    for layer in published.LAYERS:
+        weights = values[f"{layer}/weights"]
+        np.testing.assert_allclose(weights.std(), 0.8796 * stddevs[layer], rtol=0.05)
+        assert np.abs(weights).max() <= 2 * stddevs[layer]
+        assert np.all(values[f"{layer}/biases"] == np.float32(biases[layer]))
+
+
+def test_initial_values_follow_the_seed_and_not_the_rest_of_the_graph():
+    def first_weights(seed, clutter):
+        with tf.Graph().as_default(), tf.Session() as session:
+            for _ in range(clutter):
+                tf.random_normal([2])
+            model.inference(tf.zeros([2, 24, 24, 3]), seed=seed)
+            session.run(tf.global_variables_initializer())
+            return session.run(tf.trainable_variables()[2])
+
+    np.testing.assert_array_equal(first_weights(0, 0), first_weights(0, 3))
+    assert not np.array_equal(first_weights(0, 0), first_weights(1, 0))
+
+
+def test_loss_at_step_0_in_closed_form(graph, noise):
+    """Ten equal classes, ln 10, and 0.004 / 2 times the expected square sum of the truncated normal weights."""
+    images = tf.constant(np.random.RandomState(0).randn(64, 24, 24, 3), tf.float32)
+    loss = training.loss(model.inference(images, seed=0), tf.constant(np.arange(64) % 10))
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        value = session.run(loss)
+    decay = 0.004 / 2 * 0.774 * 0.04**2 * (2304 * 384 + 384 * 192)
+    assert abs(value - (math.log(10) + decay)) < 0.05
+    assert abs(value - 4.676) < 0.05
+
+
+def test_half_precision_keeps_float32_variables_and_gives_nearly_the_same_logits(graph):
+    images = tf.constant(np.random.RandomState(0).randn(4, 24, 24, 3), tf.float32)
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        single = model.inference(images, seed=0)
+        half = model.inference(images, use_fp16=True, seed=0)
+    assert half.dtype == tf.float32
+    assert {v.dtype.base_dtype for v in tf.global_variables()} == {tf.float32}
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        single, half = session.run([single, half])
+    assert 0 < np.abs(single - half).max() < 0.02 * np.abs(single).max()

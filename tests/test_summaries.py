@@ -1,0 +1,82 @@
+"""What TensorBoard shows."""
+
+import numpy as np
+import published
+import pytest
+import tensorflow.compat.v1 as tf
+
+from cifar10 import cifar10_input, model, summaries, towers, training
+
+
+def build_single(noise):
+    images, labels = cifar10_input.distorted_inputs(noise, 4)
+    loss = training.loss(model.inference(images), labels)
+    global_step = tf.train.get_or_create_global_step()
+    training.train(loss, global_step, training.learning_rate(global_step, 4))
+    return summaries.merged()
+
+
+def build_towers(noise):
+    images, labels = cifar10_input.distorted_inputs(noise, 4)
+    global_step = tf.train.get_or_create_global_step()
+    towers.train(images, labels, ["/cpu:0", "/cpu:0"], global_step, training.learning_rate(global_step, 4))
+    return summaries.merged(tower="tower_0")
+
+
+@pytest.mark.parametrize("build", [build_single, build_towers])
+def test_tags_are_the_tutorials_from_one_tower_and_from_two(graph, noise, build):
+    merged = build(noise)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        values = tf.Summary.FromString(session.run(merged)).value
+    tags = {kind: {v.tag for v in values if v.HasField(kind)} for kind in ("simple_value", "histo", "image")}
+    assert tags["simple_value"] == published.SCALARS
+    assert tags["histo"] == published.HISTOGRAMS
+    assert tags["image"] == {f"images/image/{i}" for i in range(3)}
+    assert len(values) == len(published.SCALARS) + len(published.HISTOGRAMS) + 3
+
+
+def test_values_are_those_of_the_step(graph):
+    """A weight's histogram is of the value that the loss was computed with, not of the updated one."""
+    images = tf.constant(np.random.RandomState(0).randn(4, 24, 24, 3), tf.float32)
+    loss = training.loss(model.inference(images, seed=0), tf.constant([0, 1, 2, 3]))
+    train_op = training.train(loss, tf.train.get_or_create_global_step(), tf.constant(0.1))
+    merged = summaries.merged()
+    variable = next(v for v in tf.trainable_variables() if v.op.name == "conv1/biases")
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for step in range(3):
+            biases = session.run(variable)
+            _, summary, raw = session.run([train_op, merged, loss])
+            values = {v.tag: v for v in tf.Summary.FromString(summary).value}
+            np.testing.assert_allclose(values["conv1/biases"].histo.sum, biases.sum(dtype=np.float64), atol=1e-6)
+            np.testing.assert_allclose(values["total_loss (raw)"].simple_value, raw, rtol=1e-6)
+            if step == 0:
+                np.testing.assert_allclose(values["total_loss"].simple_value, 0.1 * raw, rtol=1e-5)
+
+
+def test_sparsity_is_the_fraction_of_zeros(graph):
+    summaries.activation("layer", tf.constant([0.0, 1.0, 0.0, 2.0, 0.0]))
+    with tf.Session() as session:
+        values = {v.tag: v for v in tf.Summary.FromString(session.run(summaries.merged())).value}
+    assert abs(values["layer/sparsity"].simple_value - 0.6) < 1e-6
+    assert values["layer/activations"].histo.num == 5
+
+
+def test_graph_page_has_one_box_a_layer_and_few_others(graph, noise):
+    """TensorBoard moves side nodes out of the way only from 15 first-level names up."""
+    build_single(noise)
+    tf.train.Saver()
+    names = {op.name.split("/")[0] for op in graph.get_operations()}
+    layers = {"conv1", "pool1", "norm1", "conv2", "norm2", "pool2", "local3", "local4", "softmax_linear"}
+    assert names == layers | {
+        "input",
+        "loss",
+        "cross_entropy",
+        "total_loss",
+        "train",
+        "global_step",
+        "save",
+        "merged_summaries",
+    }
+    assert len(names) >= 15
