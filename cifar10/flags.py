@@ -19,10 +19,10 @@ flags.DEFINE_boolean("use_fp16", False, "Compute in half precision; variables an
 
 
 class PackageFlags:
-    """The package's flags as attributes, readable before absl has parsed the command line.
+    """The flags as attributes, of which the package's own are readable before absl has parsed the command line.
 
-    Before that, as in a notebook, under pytest or in a script without app.run, they are looked for in sys.argv, where
-    everything else is none of the package's business and left alone.
+    Before that, as in a notebook, under pytest or in a script without app.run, a flag that was not set in code is looked
+    for in sys.argv, where everything else is none of the package's business and left alone.
     """
 
     NAMES = ("batch_size", "data_dir", "use_fp16")
@@ -30,11 +30,12 @@ class PackageFlags:
     def __getattr__(self, name):
         if name not in self.NAMES or flags.FLAGS.is_parsed():
             return getattr(flags.FLAGS, name)
-        own = flags.FlagValues()
-        for own_name in self.NAMES:
-            own[own_name] = flags.FLAGS[own_name]
-        own(sys.argv or [""], known_only=True)
-        return flags.FLAGS[name].value
+        flag = flags.FLAGS[name]
+        if flag.using_default_value:
+            alone = flags.FlagValues()
+            alone[name] = flag
+            alone(sys.argv or [""], known_only=True)
+        return flag.value
 
     def __setattr__(self, name, value):
         setattr(flags.FLAGS, name, value)

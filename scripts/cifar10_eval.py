@@ -27,8 +27,9 @@ def run(
     data = datasets.ALL[dataset]
     download.ensure(data, data_dir)
     examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
+    num_examples = num_examples or min(10_000, examples.count)
     evaluator = evaluation.Evaluator(
-        examples, num_examples or examples.count, batch_size, data.num_classes, use_fp16, use_moving_averages
+        examples, num_examples, batch_size, data.num_classes, use_fp16, use_moving_averages
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
@@ -40,7 +41,12 @@ def define_flags():
     absl_flags.DEFINE_enum("eval_data", "test", ["test", "train_eval"], "Pictures to evaluate: test or training ones.")
     absl_flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory where to read model checkpoints.")
     absl_flags.DEFINE_integer("eval_interval_secs", 300, "Least seconds between two evaluations.", lower_bound=0)
-    absl_flags.DEFINE_integer("num_examples", 10_000, "Number of pictures to evaluate; 0: all.", lower_bound=0)
+    absl_flags.DEFINE_integer(
+        "num_examples",
+        None,
+        "Number of pictures to evaluate; 10,000 by default, or all if there are fewer.",
+        lower_bound=1,
+    )
     absl_flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint only.")
     absl_flags.DEFINE_boolean("use_moving_averages", True, "Evaluate the moving averages of the variables.")
 

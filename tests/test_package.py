@@ -1,0 +1,178 @@
+"""The package as its users' forks call it: each case in a process of its own."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from conftest import SCRIPTS, environment
+
+PACKAGE = SCRIPTS.parent / "cifar10"
+
+
+def run_python(code, *args, check=True):
+    """Runs a program given as text; returns the lines that it prints."""
+    process = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, env=environment(), timeout=120
+    )
+    assert not check or process.returncode == 0, process.stdout + process.stderr
+    return process.stdout.splitlines()
+
+
+def test_importing_changes_nothing_and_prints_nothing():
+    lines = run_python("""
+import os, tensorflow as tf
+from absl import flags
+before, environ, files = set(flags.FLAGS), dict(os.environ), os.listdir()
+import cifar10
+print(sorted(set(flags.FLAGS) - before))
+print(tf.executing_eagerly(), tf.compat.v1.resource_variables_enabled(), tf.compat.v1.control_flow_v2_enabled())
+print(tf.compat.v1.get_default_graph().get_operations(), dict(os.environ) == environ, os.listdir() == files)
+print((cifar10.FLAGS.batch_size, cifar10.FLAGS.data_dir, cifar10.FLAGS.use_fp16))
+""")
+    assert lines == [
+        "['batch_size', 'data_dir', 'use_fp16']",
+        "True True True",
+        "[] True True",
+        "(128, '/tmp/cifar10_data', False)",
+    ]
+
+
+def test_constants_are_the_tutorials():
+    lines = run_python("""
+import cifar10
+print(cifar10.IMAGE_SIZE, cifar10.NUM_CLASSES, cifar10.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
+      cifar10.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL, cifar10.MOVING_AVERAGE_DECAY, cifar10.NUM_EPOCHS_PER_DECAY,
+      cifar10.LEARNING_RATE_DECAY_FACTOR, cifar10.INITIAL_LEARNING_RATE, cifar10.TOWER_NAME, cifar10.DATA_URL)
+""")
+    assert lines == [
+        "24 10 50000 10000 0.9999 350.0 0.1 0.1 tower https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    ]
+
+
+FORK = """
+import sys
+data_dir, mode, style, train_dir = sys.argv[1:]
+sys.argv[1:] = ["--data_dir=" + data_dir, "--batch_size=8", "--unknown_to_the_package", "-v"]
+import tensorflow.compat.v1 as tf
+if mode == "v1":
+    tf.disable_v2_behavior()
+import cifar10
+
+def main():
+    global_step = tf.train.get_or_create_global_step()
+    cifar10.maybe_download_and_extract()
+    images, labels = cifar10.distorted_inputs()
+    logits = cifar10.inference(images)
+    loss = cifar10.loss(logits, labels)
+    train_op = cifar10.train(loss, global_step)
+    print(images.shape, images.dtype.name, labels.shape, labels.dtype.name, logits.shape, loss.shape)
+    if style == "plain":
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            tf.train.start_queue_runners(sess=session)
+            for _ in range(3):
+                session.run([train_op, loss])
+            print(session.run(global_step))
+    else:
+        with tf.train.MonitoredTrainingSession(
+            checkpoint_dir=train_dir, hooks=[tf.train.StopAtStepHook(last_step=3)], save_summaries_steps=1
+        ) as session:
+            while not session.should_stop():
+                session.run([train_op, loss])
+        print(tf.train.load_variable(train_dir, "global_step"))
+
+if mode == "v1":
+    main()
+else:
+    with tf.Graph().as_default():
+        main()
+"""
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2"])
+@pytest.mark.parametrize("style", ["plain", "monitored"])
+def test_a_fork_with_the_tutorials_calls_runs(full_size_dir, tmp_path, mode, style):
+    lines = run_python(FORK, full_size_dir, mode, style, str(tmp_path))
+    assert lines == ["(8, 24, 24, 3) float32 (8,) int32 (8, 10) ()", "3"]
+
+
+def test_a_fork_evaluates_towers_flags_and_constants(full_size_dir):
+    """What else forks do: eval inputs, their own towers, other constants, flags set in code as in a notebook."""
+    lines = run_python(
+        """
+import sys
+sys.argv = ["ipykernel_launcher.py", "-f", "/root/kernel.json", "--data_dir", "elsewhere"]
+import tensorflow.compat.v1 as tf
+tf.disable_v2_behavior()
+import cifar10
+print(cifar10.FLAGS.data_dir, cifar10.FLAGS.batch_size)
+cifar10.FLAGS.data_dir, cifar10.FLAGS.batch_size = DATA_DIR, 4
+cifar10.INITIAL_LEARNING_RATE = 0.05
+for eval_data in (True, False):
+    images, labels = cifar10.inputs(eval_data)
+    print(images.shape, labels.shape)
+with tf.variable_scope(tf.get_variable_scope()):
+    for i in range(2):
+        with tf.name_scope("%s_%d" % (cifar10.TOWER_NAME, i)) as scope:
+            cifar10.loss(cifar10.inference(images), labels)
+            losses = tf.get_collection("losses", scope)
+            print([l.op.name for l in losses], tf.add_n(losses, name="total_loss").op.name)
+            tf.get_variable_scope().reuse_variables()
+global_step = tf.train.get_or_create_global_step()
+cifar10.train(tf.add_n(losses), global_step)
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    print("%.3f" % session.run("train/ExponentialDecay:0"))
+""".replace("DATA_DIR", repr(full_size_dir))
+    )
+    assert lines == [
+        "elsewhere 128",
+        "(4, 24, 24, 3) (4,)",
+        "(4, 24, 24, 3) (4,)",
+        "['tower_0/local3/weight_loss', 'tower_0/local4/weight_loss', 'tower_0/cross_entropy'] tower_0/total_loss_1",
+        "['tower_1/local3/weight_loss', 'tower_1/local4/weight_loss', 'tower_1/cross_entropy'] tower_1/total_loss_1",
+        "0.050",
+    ]
+
+
+def test_flags_are_readable_under_pytest():
+    import cifar10
+
+    assert cifar10.FLAGS.batch_size == 128
+
+
+def imports(path):
+    """Returns the package's own modules that a module imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "cifar10":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cifar10."):
+            names.add(node.module.partition(".")[2])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "cifar10"}
+    return names
+
+
+def test_modules_import_each_other_in_reading_order_only():
+    order = (
+        "errors datasets synthetic download records summaries layers cifar10_input model training towers "
+        "checkpoints runs evaluation flags __init__"
+    ).split()
+    paths = {path.stem: path for path in PACKAGE.glob("*.py")}
+    assert paths.keys() == set(order)
+    for name, path in paths.items():
+        assert imports(path) <= set(order[: order.index(name)]), name
+
+
+def test_flags_are_read_at_the_edge_only():
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in ("__init__", "flags"):
+            assert "absl" not in path.read_text() and "FLAGS" not in path.read_text(), path
+
+
+def test_no_submodule_hides_a_function_of_the_package():
+    functions = {"inputs", "distorted_inputs", "inference", "loss", "train"}
+    assert not functions & {path.stem for path in pathlib.Path(PACKAGE).glob("*.py")}

@@ -1,0 +1,87 @@
+"""Record files on disk -> arrays."""
+
+import os
+
+import numpy as np
+import pytest
+from conftest import write_noise
+
+from cifar10 import datasets, records
+from cifar10.errors import DataError
+
+
+def path_of(dataset, data_dir, name):
+    return os.path.join(dataset.path(data_dir), name)
+
+
+def test_load_decodes_labels_and_planes_in_file_order(tiny, tmp_path):
+    write_noise(tiny, tmp_path)
+    examples = records.load(tiny, tmp_path, "train")
+    raw = np.concatenate([np.fromfile(path, np.uint8) for path in records.paths(tiny, tmp_path, "train")])
+    raw = raw.reshape(100, 3073)
+    assert examples.count == 100
+    assert examples.images.dtype == np.uint8 and examples.labels.dtype == np.int32
+    np.testing.assert_array_equal(examples.labels, raw[:, 0])
+    for picture, row, column, colour in ((0, 0, 0, 0), (17, 3, 30, 1), (99, 31, 31, 2)):
+        byte = raw[picture, 1 + 1024 * colour + 32 * row + column]
+        assert examples.images[picture, row, column, colour] == byte
+
+
+def test_missing_file(tiny, tmp_path):
+    write_noise(tiny, tmp_path)
+    path = path_of(tiny, tmp_path, "data_batch_4.bin")
+    os.remove(path)
+    with pytest.raises(DataError, match=f"^Failed to find file: {path}"):
+        records.load(tiny, tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (0, r"found 0 bytes \(0 records and 0 bytes\)"),
+        (20 * 3073 - 1, r"found 61459 bytes \(19 records and 3072 bytes\)"),
+        (19 * 3073, r"found 58387 bytes \(19 records and 0 bytes\)"),
+        (21 * 3073, r"found 64533 bytes \(21 records and 0 bytes\)"),
+    ],
+    ids=["empty", "cut in a record", "one record less", "one record more"],
+)
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_wrong_size(tiny, tmp_path, size, found, split):
+    write_noise(tiny, tmp_path)
+    path = records.paths(tiny, tmp_path, split)[-1]
+    data = np.fromfile(path, np.uint8)
+    np.tile(data, 2)[:size].tofile(path)
+    with pytest.raises(DataError, match=f"{path}: expected 20 records of 3073 bytes = 61460 bytes, {found}; delete it"):
+        records.load(tiny, tmp_path, split)
+
+
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_label_out_of_range(tiny, tmp_path, split):
+    write_noise(tiny, tmp_path)
+    path = records.paths(tiny, tmp_path, split)[-1]
+    data = np.fromfile(path, np.uint8)
+    data[3073 * 7] = 255
+    data[3073 * 9] = 10
+    data.tofile(path)
+    with pytest.raises(
+        DataError, match=rf"{path}: record 7 has label 255, expected 0 to 9 \(2 such records\); delete it"
+    ):
+        records.load(tiny, tmp_path, split)
+
+
+def test_a_file_shifted_by_a_byte_is_told_by_its_labels(tiny, tmp_path):
+    write_noise(tiny, tmp_path)
+    path = records.paths(tiny, tmp_path, "train")[2]
+    np.roll(np.fromfile(path, np.uint8), 1).tofile(path)
+    with pytest.raises(DataError, match=f"{path}: record . has label"):
+        records.load(tiny, tmp_path, "train")
+
+
+def test_published_layout():
+    """The figures of https://www.cs.toronto.edu/~kriz/cifar.html."""
+    assert datasets.RECORD_BYTES == 3073
+    assert datasets.CIFAR10.folder == "cifar-10-batches-bin"
+    assert [name for name, _ in datasets.CIFAR10.train_files] == [f"data_batch_{i}.bin" for i in range(1, 6)]
+    assert {count for _, count in datasets.CIFAR10.train_files + datasets.CIFAR10.test_files} == {10_000}
+    assert datasets.CIFAR10.test_files[0][0] == "test_batch.bin"
+    assert " ".join(datasets.CIFAR10.class_names) == "airplane automobile bird cat deer dog frog horse ship truck"
