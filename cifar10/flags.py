@@ -21,8 +21,8 @@ flags.DEFINE_boolean("use_fp16", False, "Compute in half precision; variables an
 class PackageFlags:
     """The flags as attributes, of which the package's own are readable before absl has parsed the command line.
 
-    Before that, as in a notebook, under pytest or in a script without app.run, a flag that was not set in code is looked
-    for in sys.argv, where everything else is none of the package's business and left alone.
+    Before that, as in a notebook, under pytest or in a script without app.run, a flag that was not set in code is
+    looked for in sys.argv, where everything else is none of the package's business and left alone.
     """
 
     NAMES = ("batch_size", "data_dir", "use_fp16")

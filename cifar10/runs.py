@@ -1,23 +1,19 @@
-"""A training run in its train_dir: where it stands, what it prints, records and saves.
+"""A training run in its train_dir: where it stands, what it records, and its session.
 
-run = runs.open_run(train_dir, ...)      # resumes, or begins
-with tf.Graph().as_default():
-    ... build the graph, with input from run.start_step ...
-    run.train(train_op, loss, learning_rate, ...)
+A script makes a Run first, which says at which step training continues, builds the graph with that step's input, and
+calls Run.train.
 """
 
 import datetime
 import json
-import math
 import os
 import platform
 import sys
-import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, summaries
+from cifar10 import checkpoints, hooks, summaries
 from cifar10.errors import RunError
 
 RECORD = "runs.jsonl"  # one line a start and a stop
@@ -72,6 +68,10 @@ class Run:
         """Appends one line to the run's record."""
         _append(os.path.join(self.train_dir, RECORD), {"event": event, **values})
 
+    def log_metrics(self, values):
+        """Appends one line to the run's metrics."""
+        _append(os.path.join(self.train_dir, METRICS), values)
+
     def train(
         self,
         train_op,
@@ -111,15 +111,15 @@ class Run:
         saver = tf.train.Saver(max_to_keep=keep_checkpoints, save_relative_paths=True)
         saver.recover_last_checkpoints(checkpoints.paths(self.train_dir))
         writer = tf.summary.FileWriter(self.train_dir)
-        save = _SaveHook(self, saver, writer, save_checkpoint_secs, save_checkpoint_steps)
-        console = _ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save)
-        hooks = [console, save]
+        save = hooks.SaveHook(self, saver, writer, save_checkpoint_secs, save_checkpoint_steps)
+        console = hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save)
+        run_hooks = [console, save]
         if save_summaries_steps:
             summary_op = summaries.merged() if summary_op is None else summary_op
-            hooks.insert(1, _SummaryHook(self, summary_op, writer, save_summaries_steps))
+            run_hooks.insert(1, hooks.SummaryHook(self, summary_op, writer, save_summaries_steps))
         try:
             with tf.train.SingularMonitoredSession(
-                hooks, _Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
+                run_hooks, hooks.Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
             ) as session:
                 for _ in range(self.start_step, max_steps):
                     _run_step(session, train_op, console)
@@ -148,141 +148,6 @@ def _run_step(session, train_op, console):
         if "summary histogram" not in error.message:  # "Nan in summary histogram for: …", before the loss is looked at
             raise
         raise console.diverged("a weight, activation or gradient is not finite") from None
-
-
-class _Scaffold(tf.train.Scaffold):
-    """Keeps the ops that every session needs out of the graph's first level, where TensorBoard shows the layers."""
-
-    def finalize(self):
-        with tf.name_scope("housekeeping"):
-            return super().finalize()
-
-
-class _StepHook(tf.train.SessionRunHook):
-    """Counts the global step in Python: reading the variable while a step runs may see it before or after."""
-
-    def __init__(self, run):
-        self.run = run
-        self.step = run.start_step  # the step about to run; the number of steps done
-
-    def after_run(self, run_context, run_values):
-        self.after_step(self.step, run_values.results)
-        self.step += 1
-
-
-class _ConsoleHook(_StepHook):
-    """Prints the tutorial's line every few steps, records it, and stops training whose loss is not finite."""
-
-    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency, save):
-        super().__init__(run)
-        self._fetches = {"loss": loss, "learning_rate": learning_rate}
-        self._batch_size = batch_size
-        self._num_towers = num_towers
-        self._log_frequency = log_frequency
-        self._save = save
-
-    def begin(self):
-        self._learning_rate = None
-        self._start_time = time.time()
-        self._steps = 0
-
-    def diverged(self, what):
-        """Returns the error that says so, to be raised at the current step."""
-        rate = "" if self._learning_rate is None else f" at learning rate {self._learning_rate:g}"
-        last = self._save.last or "not there: none was saved"
-        return RunError(f"step {self.step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
-
-    def before_run(self, run_context):
-        return tf.train.SessionRunArgs(self._fetches)
-
-    def after_step(self, step, results):
-        loss = float(results["loss"])
-        self._learning_rate = results["learning_rate"]
-        if not math.isfinite(loss):
-            raise self.diverged(f"the loss is {loss}")
-        self._steps += 1
-        if not self._log_frequency or step % self._log_frequency:
-            return
-        now = time.time()
-        duration = (now - self._start_time) / self._steps
-        self._start_time, self._steps = now, 0
-        examples_per_sec = self._num_towers * self._batch_size / duration
-        sec_per_batch = duration / self._num_towers
-        print(
-            f"{datetime.datetime.now()}: step {step}, loss = {loss:.2f} "
-            f"({examples_per_sec:.1f} examples/sec; {sec_per_batch:.3f} sec/batch)",
-            flush=True,
-        )
-        values = {"step": step, "loss": loss, "examples_per_sec": examples_per_sec, "sec_per_batch": sec_per_batch}
-        _append(os.path.join(self.run.train_dir, METRICS), values)
-
-
-class _SummaryHook(_StepHook):
-    """Writes the summaries of every so many steps, and the speed, into the run's event file."""
-
-    def __init__(self, run, summary_op, writer, every_steps):
-        super().__init__(run)
-        self._summary_op = summary_op
-        self._writer = writer
-        self._every_steps = every_steps
-        self._last = None
-
-    def before_run(self, run_context):
-        due = self.step % self._every_steps == 0
-        return tf.train.SessionRunArgs(self._summary_op) if due else None
-
-    def after_step(self, step, results):
-        if results is None:
-            return
-        self._writer.add_summary(results, step)
-        now = time.time()
-        if self._last is not None:
-            speed = self._every_steps / (now - self._last)
-            self._writer.add_summary(
-                tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
-            )
-        self._last = now
-
-
-class _SaveHook(_StepHook):
-    """Saves a checkpoint at the beginning, every so often, and at the end.
-
-    Attributes:
-      last: path of the newest checkpoint, or None.
-    """
-
-    def __init__(self, run, saver, writer, every_secs, every_steps):
-        super().__init__(run)
-        self._saver = saver
-        self._writer = writer
-        self._timer = tf.train.SecondOrStepTimer(
-            every_secs=None if every_steps else every_secs, every_steps=every_steps or None
-        )
-        self.last = run.checkpoint
-
-    def after_create_session(self, session, coord):
-        tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, "graph.pbtxt")
-        self._writer.add_graph(session.graph)
-        self._timer.update_last_triggered_step(self.step)
-        if self.last is None:
-            self._save(session)
-
-    def after_run(self, run_context, run_values):
-        super().after_run(run_context, run_values)
-        if self._timer.should_trigger_for_step(self.step):
-            self._timer.update_last_triggered_step(self.step)
-            self._save(run_context.session)
-
-    def after_step(self, step, results):
-        pass
-
-    def end(self, session):
-        if self.last is None or checkpoints.step(self.last) != self.step:
-            self._save(session)
-
-    def _save(self, session):
-        path = os.path.join(self.run.train_dir, checkpoints.NAME)
-        self.last = self._saver.save(session, path, global_step=self.step)
 
 
 def _refuse_foreign_files(train_dir):

@@ -157,10 +157,25 @@ def imports(path):
 
 
 def test_modules_import_each_other_in_reading_order_only():
-    order = (
-        "errors datasets synthetic download records summaries layers cifar10_input model training towers "
-        "checkpoints runs evaluation flags __init__"
-    ).split()
+    order = [
+        "errors",
+        "datasets",
+        "synthetic",
+        "download",
+        "records",
+        "summaries",
+        "layers",
+        "cifar10_input",
+        "model",
+        "training",
+        "towers",
+        "checkpoints",
+        "hooks",
+        "runs",
+        "evaluation",
+        "flags",
+        "__init__",
+    ]
     paths = {path.stem: path for path in PACKAGE.glob("*.py")}
     assert paths.keys() == set(order)
     for name, path in paths.items():
