@@ -1,7 +1,7 @@
-"""The embedded data set: ten classes of plain shapes, drawn on the spot into CIFAR-10 record files.
+"""The embedded data set: ten classes of plain shapes, drawn on the spot into CIFAR-10's record files.
 
-The bytes are the same on every machine: all arithmetic is on integers of stated width, and every random number comes
-from numpy.random.RandomState, whose streams are frozen (https://numpy.org/neps/nep-0019-rng-policy.html).
+Its bytes are the same on every machine: all arithmetic is on integers of stated width, and all chance comes from
+numpy.random.RandomState, whose streams are frozen (https://numpy.org/neps/nep-0019-rng-policy.html).
 """
 
 import os
@@ -11,13 +11,15 @@ import numpy as np
 from cifar10 import datasets
 
 SEED = 20151109
+CLASS_NAMES_FILE = "batches.meta.txt"
 
-# Lengths are in half pixels, so that a shape's centre may fall on a pixel or between two.
-CAST = None
-SIZE = (14, 22)  # from a shape's centre to its edge: shapes are 14 to 21 pixels wide
-SHIFT = 6  # a shape's centre is at most this far from the picture's: 24x24 crops keep most of it
-CONTRAST = 64  # grey levels between shape and background, in each colour plane
-NOISE = (0, 128)  # grey levels at most, up or down, on every byte
+# Lengths are in half pixels, as a shape's centre may lie on a pixel or between two. These let any 24x24 crop show
+# enough of a shape to tell what it is. Ranges are half-open, as randint takes them.
+SIZE = (14, 22)  # from a shape's centre to its edge
+SHIFT = (-6, 7)  # from the picture's centre to the shape's, along either axis
+# Grey levels, one draw a picture: its bytes stray this far from the pure colours. The upper end drowns some shapes, so
+# that no network gets them all right; the lower end keeps plain SGD at the tutorial's learning rate from diverging.
+NOISE = (32, 129)
 
 
 def _box(dx, dy, r):
@@ -28,12 +30,13 @@ def _disc(dx, dy, r):
     return dx * dx + dy * dy <= r * r
 
 
-def _stripes(d, r):
-    """Five stripes from -r to r, the outer ones and the middle one drawn."""
+def _striped(d, r):
+    """Tells which points lie on the first, third or fifth of five stripes from -r to r."""
     return (d + r) * 5 // (2 * r + 1) % 2 == 0
 
 
-# Which points belong to a shape of half-size r, (dx, dy) from its centre, dy downwards. All look the same in a mirror.
+# Which points belong to a shape of half-size r, given their distance from its centre to the right (dx) and down (dy).
+# All are their own mirror images, for training flips pictures.
 SHAPES = {
     "disc": _disc,
     "ring": lambda dx, dy, r: _disc(dx, dy, r) & ~_disc(dx, dy, r * 3 // 5),
@@ -42,51 +45,64 @@ SHAPES = {
     "triangle": lambda dx, dy, r: _box(dx, dy, r) & (2 * abs(dx) <= dy + r),
     "plus": lambda dx, dy, r: _box(dx, dy, r) & (np.minimum(abs(dx), abs(dy)) <= r // 4),
     "saltire": lambda dx, dy, r: _box(dx, dy, r) & (abs(abs(dx) - abs(dy)) <= r // 3),
-    "bars": lambda dx, dy, r: _box(dx, dy, r) & _stripes(dy, r),
-    "columns": lambda dx, dy, r: _box(dx, dy, r) & _stripes(dx, r),
-    "checkers": lambda dx, dy, r: _box(dx, dy, r) & (_stripes(dx, r) == _stripes(dy, r)),
+    "bars": lambda dx, dy, r: _box(dx, dy, r) & _striped(dy, r),
+    "columns": lambda dx, dy, r: _box(dx, dy, r) & _striped(dx, r),
+    "checkers": lambda dx, dy, r: _box(dx, dy, r) & (_striped(dx, r) == _striped(dy, r)),
 }
 
 
 def draw(labels, class_names, rng):
-    n = len(labels)
+    """Draws one picture for each label: its shape, in any place, size, pair of colours and strength of noise.
 
-    def randint(low, high, *shape):
-        return rng.randint(low, high, (n, *shape), dtype=np.int32)
+    Args:
+      labels: [N] integers, indices into class_names.
+      class_names: the names of the shapes, keys of SHAPES.
+      rng: the numpy.random.RandomState to draw from.
 
-    r = randint(*SIZE, 1, 1)
-    x = 2 * np.arange(datasets.WIDTH, dtype=np.int32) - (datasets.WIDTH - 1)
-    y = 2 * np.arange(datasets.HEIGHT, dtype=np.int32)[:, None] - (datasets.HEIGHT - 1)
-    dx = x - randint(-SHIFT, SHIFT + 1, 1, 1)
-    dy = y - randint(-SHIFT, SHIFT + 1, 1, 1)
-    inside = np.empty((n, datasets.HEIGHT, datasets.WIDTH), bool)
+    Returns:
+      [N, 32, 32, 3] uint8, grey levels of red, green and blue.
+    """
+
+    def randint(bounds, *shape):
+        return rng.randint(*bounds, (len(labels), *shape), dtype=np.int32)
+
+    # The picture's centre is at 0, and pixels are 2 apart.
+    x = np.arange(1 - datasets.WIDTH, datasets.WIDTH, 2, dtype=np.int32)
+    y = np.arange(1 - datasets.HEIGHT, datasets.HEIGHT, 2, dtype=np.int32)[:, None]
+    dx, dy, r = x - randint(SHIFT, 1, 1), y - randint(SHIFT, 1, 1), randint(SIZE, 1, 1)
+    inside = np.empty((len(labels), datasets.HEIGHT, datasets.WIDTH), bool)
     for label, name in enumerate(class_names):
-        mine = labels == label
-        inside[mine] = SHAPES[name](dx[mine], dy[mine], r[mine])
-    plane = (1, 1, datasets.DEPTH)
-    background = (
-        randint(0, 256, *plane)
-        if CAST is None
-        else randint(CAST, 256 - CAST, 1, 1, 1) + randint(-CAST, CAST + 1, *plane)
-    )
-    foreground = (
-        randint(0, 256, *plane)
-        if CAST is None
-        else randint(CAST, 256 - CAST, 1, 1, 1) + randint(-CAST, CAST + 1, *plane)
-    )
-    pictures = np.where(inside[..., None], foreground, background)
-    pictures += randint(-256, 257, *pictures.shape[1:]) * randint(*NOISE, 1, 1, 1) // 256
+        chosen = labels == label
+        inside[chosen] = SHAPES[name](dx[chosen], dy[chosen], r[chosen])
+
+    shape_colour, background = randint((0, 256), 1, 1, datasets.DEPTH), randint((0, 256), 1, 1, datasets.DEPTH)
+    pictures = np.where(inside[..., None], shape_colour, background)
+    pictures += randint((-256, 257), *pictures.shape[1:]) * randint(NOISE, 1, 1, 1) // 256
     return np.clip(pictures, 0, 255).astype(np.uint8)
 
 
 def write(dataset, folder):
+    """Draws the data set and writes its record files and its class names.
+
+    Args:
+      dataset: the Dataset to draw; its files say how many pictures, its class names which shapes.
+      folder: where to put the files; created if need be. Files of these names are replaced, each at once.
+    """
     os.makedirs(folder, exist_ok=True)
-    rng = np.random.RandomState(SEED)
+    rng = np.random.RandomState(SEED)  # one stream through all files, or they would share pictures
     for split in datasets.SPLITS:
         for filename, count in dataset.files(split):
-            labels = rng.permutation(
-                np.arange(count, dtype=np.uint8 if False else np.int32) % dataset.num_classes
-            ).astype(np.uint8)
-            planes = draw(labels, dataset.class_names, rng).transpose(0, 3, 1, 2).reshape(count, -1)
-            with open(os.path.join(folder, filename), "wb") as f:
-                f.write(np.hstack([labels[:, None], planes]).tobytes())
+            labels = np.arange(count, dtype=np.int32) % dataset.num_classes
+            labels = rng.permutation(labels.astype(np.uint8))
+            planes = draw(labels, dataset.class_names, rng).transpose(0, 3, 1, 2)
+            records = np.hstack([labels[:, None], planes.reshape(count, datasets.IMAGE_BYTES)])
+            _replace(os.path.join(folder, filename), records.tobytes())
+    _replace(os.path.join(folder, CLASS_NAMES_FILE), "".join(f"{name}\n" for name in dataset.class_names).encode())
+
+
+def _replace(path, content):
+    """Writes a file that is whole whenever it is there."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
