@@ -54,13 +54,6 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
     return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch)
 
 
-def training_inputs(pipeline, examples, filenames, batch_size, seed, start_step, min_fraction):
-    """Builds the training input that --input_pipeline names: 'dataset' or 'queue', from records or from their files."""
-    if pipeline == "queue":
-        return queue_distorted_inputs(filenames, batch_size, examples.count, min_fraction)
-    return distorted_inputs(examples, batch_size, seed, start_step)
-
-
 def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
     """Builds the evaluation input: the central crop of each picture, in file order, over and over.
 

@@ -85,7 +85,6 @@ class Run:
         save_checkpoint_steps=0,
         keep_checkpoints=5,
         save_summaries_steps=100,
-        summary_op=None,
         config=None,
     ):
         """Trains the current graph up to global step max_steps, and saves.
@@ -102,7 +101,6 @@ class Run:
           save_checkpoint_steps: if not 0, steps between two checkpoints, instead of seconds.
           keep_checkpoints: number of checkpoints kept; 0: all.
           save_summaries_steps: steps between two summaries; 0: none.
-          summary_op: string tensor, or None for all the graph's summaries.
           config: tf.ConfigProto of the session.
 
         Raises:
@@ -115,8 +113,7 @@ class Run:
         console = hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save)
         run_hooks = [console, save]
         if save_summaries_steps:
-            summary_op = summaries.merged() if summary_op is None else summary_op
-            run_hooks.insert(1, hooks.SummaryHook(self, summary_op, writer, save_summaries_steps))
+            run_hooks.insert(1, hooks.SummaryHook(self, summaries.merged(), writer, save_summaries_steps))
         try:
             with tf.train.SingularMonitoredSession(
                 run_hooks, hooks.Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint

@@ -39,12 +39,12 @@ def activation(layer, values):
     scalar(f"{layer}/sparsity", tf.nn.zero_fraction(values))
 
 
-def merged(tower=None):
-    """Merges the graph's summaries into one string tensor; of several towers only those of `tower` (a name scope)."""
+def merged():
+    """Merges the graph's summaries into one string tensor; of several towers only the first one's."""
 
     def shown(summary):
-        prefix = re.match(r"tower_\d+/", summary.op.name)
-        return prefix is None or prefix.group() == f"{tower}/"
+        tower = re.match(r"tower_(\d+)/", summary.op.name)
+        return tower is None or tower[1] == "0"
 
     summaries = [s for s in tf.get_collection(tf.GraphKeys.SUMMARIES) if shown(s)]
     return tf.summary.merge(summaries, name="merged_summaries")

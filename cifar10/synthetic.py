@@ -19,7 +19,7 @@ SIZE = (14, 22)  # from a shape's centre to its edge
 SHIFT = (-6, 7)  # from the picture's centre to the shape's, along either axis
 # Grey levels, one draw a picture: its bytes stray this far from the pure colours. The upper end drowns some shapes, so
 # that no network gets them all right; the lower end keeps plain SGD at the tutorial's learning rate from diverging.
-NOISE = (32, 129)
+NOISE = (32, 145)
 
 
 def _box(dx, dy, r):

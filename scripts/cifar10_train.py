@@ -7,51 +7,19 @@ Stop it when you like: started again, it continues the run in --train_dir.
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, download, flags, model, records, runs, training
+from cifar10 import flags, model, trainer, training
 
 
-def run(
-    *,
-    data_dir,
-    dataset,
-    input_pipeline,
-    min_fraction_of_examples_in_queue,
-    batch_size,
-    train_dir,
-    restart,
-    seed,
-    use_fp16,
-    log_device_placement,
-    **run_options,
-):
-    """Trains; the parameters are the flags, run_options those that runs.Run.train takes."""
-    data = datasets.ALL[dataset]
-    download.ensure(data, data_dir)
-    examples = records.load(data, data_dir, "train")
-    training_run = runs.Run(train_dir, restart)
-    with tf.Graph().as_default():
-        global_step = tf.train.get_or_create_global_step()
-        images, labels = cifar10_input.training_inputs(
-            input_pipeline,
-            examples,
-            records.paths(data, data_dir, "train"),
-            batch_size,
-            seed,
-            training_run.start_step,
-            min_fraction_of_examples_in_queue,
-        )
-        logits = model.inference(images, data.num_classes, use_fp16, seed)
+def run(*, use_fp16, seed, log_device_placement, **options):
+    """Trains; the parameters are the flags, options those that trainer.train takes."""
+
+    def build_step(images, labels, global_step, learning_rate, num_classes):
+        logits = model.inference(images, num_classes, use_fp16, seed)
         loss = training.loss(logits, labels)
-        learning_rate = training.learning_rate(global_step, batch_size, examples.count)
-        train_op = training.train(loss, global_step, learning_rate)
-        training_run.train(
-            train_op,
-            loss,
-            learning_rate,
-            batch_size=batch_size,
-            config=tf.ConfigProto(allow_soft_placement=True, log_device_placement=log_device_placement),
-            **run_options,
-        )
+        return training.train(loss, global_step, learning_rate), loss
+
+    config = tf.ConfigProto(allow_soft_placement=True, log_device_placement=log_device_placement)
+    trainer.train(build_step, seed=seed, config=config, **options)
 
 
 if __name__ == "__main__":

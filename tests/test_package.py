@@ -172,6 +172,7 @@ def test_modules_import_each_other_in_reading_order_only():
         "checkpoints",
         "hooks",
         "runs",
+        "trainer",
         "evaluation",
         "flags",
         "__init__",
