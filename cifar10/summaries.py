@@ -36,7 +36,8 @@ def image(tag, images, max_outputs=3):
 def activation(layer, values):
     """Adds `<layer>/activations` (histogram) and `<layer>/sparsity` (the fraction of zeros) for a layer's output."""
     histogram(f"{layer}/activations", values)
-    scalar(f"{layer}/sparsity", tf.nn.zero_fraction(values))
+    # Not tf.nn.zero_fraction, whose tf.cond puts two functions a layer on the graph page.
+    scalar(f"{layer}/sparsity", tf.reduce_mean(tf.cast(tf.equal(values, 0), tf.float32)))
 
 
 def merged():

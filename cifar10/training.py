@@ -117,8 +117,25 @@ def apply_gradients(
             optimizer = tf.train.GradientDescentOptimizer(learning_rate)
             update = optimizer.apply_gradients(zip(gradients, variables, strict=True), global_step)
         with tf.control_dependencies([update]):
-            averages = tf.train.ExponentialMovingAverage(moving_average_decay, num_updates=global_step)
-            return averages.apply(variables)
+            n = tf.cast(global_step.read_value(), tf.float32)
+            decay = tf.minimum(moving_average_decay, (1.0 + n) / (10.0 + n))
+            return tf.group([_average_variable(variable, decay) for variable in variables], name="train_op")
+
+
+def _average_variable(variable, decay):
+    """Updates `<variable>/ExponentialMovingAverage`, as tf.train.ExponentialMovingAverage would.
+
+    That class makes the average's initial value a tf.cond a variable, which clutters the graph page and takes time at
+    the start; here it is the tensor of the variable's own initial value.
+    """
+    with tf.device("/cpu:0"):
+        average = tf.get_variable(
+            f"{variable.op.name}/ExponentialMovingAverage",
+            initializer=variable.initial_value,
+            trainable=False,
+            use_resource=True,
+        )
+        return average.assign_sub((1.0 - decay) * (average - variable))
 
 
 def _average_loss(tag, value):
