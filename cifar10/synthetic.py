@@ -32,7 +32,7 @@ def _disc(dx, dy, r):
 
 def _striped(d, r):
     """Tells which points lie on the first, third or fifth of five stripes from -r to r."""
-    return (d + r) * 5 // (2 * r + 1) % 2 == 0
+    return (5 * abs(d) + r) // (2 * r + 1) % 2 == 0
 
 
 # Which points belong to a shape of half-size r, given their distance from its centre to the right (dx) and down (dy).
