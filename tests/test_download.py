@@ -714,7 +714,8 @@ TINY = dataclasses.replace(
 def test_synthetic_is_drawn_once(data_dir, capsys):
     download.ensure(TINY, data_dir)
     drawn = tree(data_dir / TINY.folder)
-    assert {name: len(data) for name, data in drawn.items()} == dict.fromkeys(FILES, 4 * RECORD_BYTES)
+    assert {name: len(drawn[name]) for name in FILES} == dict.fromkeys(FILES, 4 * RECORD_BYTES)
+    assert drawn.keys() == {*FILES, "batches.meta.txt"}
     assert capsys.readouterr().out == f"Drawing the synthetic data set in {data_dir / TINY.folder}\n"
     download.ensure(TINY, data_dir)
     assert capsys.readouterr().out == ""
