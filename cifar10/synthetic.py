@@ -18,7 +18,7 @@ CLASS_NAMES_FILE = "batches.meta.txt"
 SIZE = (14, 22)  # from a shape's centre to its edge
 SHIFT = (-6, 7)  # from the picture's centre to the shape's, along either axis
 # Grey levels, one draw a picture: its bytes stray this far from the pure colours. The upper end drowns some shapes, so
-# that no network gets them all right; the lower end keeps plain SGD at the tutorial's learning rate from diverging.
+# that no network gets them all right; without the lower end the loss jumps more at the tutorial's learning rate.
 NOISE = (32, 145)
 
 
