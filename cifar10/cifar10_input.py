@@ -249,3 +249,31 @@ def queue_distorted_inputs(
         )
         summaries.image("images", images)
     return images, tf.reshape(labels, [batch_size])
+
+
+def queue_inputs(
+    filenames,
+    batch_size,
+    num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
+    min_fraction=MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
+    image_size=IMAGE_SIZE,
+):
+    """Builds the tutorial's own evaluation input: 16 threads crop picture by picture and keep a queue full.
+
+    Args and returns as in queue_distorted_inputs; min_fraction sets the queue's capacity only. It is what the benchmark
+    measures against; evaluation itself must see each picture once, which this does not promise.
+    """
+    with tf.name_scope("input"), tf.device("/cpu:0"):
+        read_input = read_cifar10(tf.train.string_input_producer(filenames, shuffle=False))
+        image = tf.cast(read_input.uint8image, tf.float32)
+        image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)
+        image = tf.image.per_image_standardization(image)
+        image.set_shape([image_size, image_size, 3])
+        images, labels = tf.train.batch(
+            [image, read_input.label],
+            batch_size=batch_size,
+            num_threads=NUM_PREPROCESS_THREADS,
+            capacity=int(num_examples * min_fraction) + 3 * batch_size,
+        )
+        summaries.image("images", images)
+    return images, tf.reshape(labels, [batch_size])

@@ -12,6 +12,7 @@ from absl import app, flags
 from cifar10 import datasets
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.errors import UserError
+from cifar10.layers import LRN_KINDS
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
@@ -57,6 +58,12 @@ def define_data_flags():
 def define_training_flags():
     """Defines the flags that the training scripts share."""
     define_data_flags()
+    flags.DEFINE_enum(
+        "lrn",
+        "auto",
+        LRN_KINDS,
+        "Local response normalization: op is tf.nn.lrn, matmul the same faster on CPUs, auto matmul without GPUs.",
+    )
     flags.DEFINE_string(
         "train_dir",
         "/tmp/cifar10_train",

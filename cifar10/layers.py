@@ -1,8 +1,16 @@
-"""The few pieces of a layer that TensorFlow has not: variables on the CPU with their weight decay."""
+"""The few pieces of a layer that TensorFlow has not, or computes slowly."""
 
 import zlib
 
+import numpy as np
 import tensorflow.compat.v1 as tf
+
+# Local response normalization as in cuda-convnet's 11 % configuration: y = x (1 + alpha sum x^2)^-beta, the sum over
+# the channel and 4 neighbours on either side (Krizhevsky et al., 2012, section 3.3).
+LRN_RADIUS = 4
+LRN_ALPHA = 0.001 / 9.0
+LRN_BETA = 0.75
+LRN_KINDS = ("auto", "matmul", "op")
 
 
 def biases(shape, value):
@@ -33,3 +41,56 @@ def _variable(name, shape, initializer):
     # On the CPU, so that the towers of several GPUs share it.
     with tf.device("/cpu:0"):
         return tf.get_variable(name, shape, tf.float32, initializer, use_resource=True)
+
+
+def local_response_normalization(values, kind, name):
+    """Normalizes each channel by its neighbours.
+
+    Args:
+      values: [batch, height, width, channels], of any floating type.
+      kind: 'op' is tf.nn.lrn; 'matmul' computes the same by products with a banded matrix, which on CPUs takes a fifth
+        of the time; 'auto' is 'op' where there is a GPU, and else 'matmul'.
+      name: of the op whose output is returned.
+
+    Returns:
+      A tensor like `values`.
+    """
+    if kind == "auto":
+        kind = "op" if tf.config.list_physical_devices("GPU") else "matmul"
+    if kind == "op":
+        # In float32, because the op's gradient does not exist for bfloat16.
+        normalized = tf.nn.lrn(tf.cast(values, tf.float32), LRN_RADIUS, 1.0, LRN_ALPHA, LRN_BETA, name=name)
+        return tf.cast(normalized, values.dtype)
+    scope = tf.get_default_graph().get_name_scope()
+    with tf.name_scope(f"{scope}/{name}/" if scope else f"{name}/"):
+        normalized = _banded_lrn(values)
+    return tf.identity(normalized, name=name)
+
+
+@tf.custom_gradient
+def _banded_lrn(values):
+    """Local response normalization as two matrix products, one forward and one in the gradient.
+
+    With n = 1 + alpha x^2 B, B the banded matrix of ones, y = x n^-3/4, and the gradient with respect to x is
+    dy n^-3/4 - 2 alpha beta x ((dy y / n) B). n^-3/4 is rsqrt(n) sqrt(rsqrt(n)), which is faster than a power.
+    """
+    channels = values.shape.as_list()[-1]
+    distance = np.abs(np.subtract.outer(np.arange(channels), np.arange(channels)))
+    band = (distance <= LRN_RADIUS).astype(np.float32)
+
+    def times_band(factor, tensor):
+        return tf.matmul(tensor, tf.constant(factor * band, tensor.dtype))
+
+    x = tf.reshape(values, [-1, channels])
+    n = tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32) + 1.0
+    root = tf.rsqrt(n)
+    inverse = tf.cast(tf.square(root), x.dtype)
+    scale = tf.cast(root * tf.sqrt(root), x.dtype)
+    y = x * scale
+
+    def gradient(upstream):
+        dy = tf.reshape(upstream, [-1, channels])
+        dx = dy * scale + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, dy * (y * inverse))
+        return tf.reshape(dx, tf.shape(upstream))
+
+    return tf.reshape(y, tf.shape(values)), gradient

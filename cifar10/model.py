@@ -6,7 +6,7 @@ from cifar10 import layers, summaries
 from cifar10.cifar10_input import NUM_CLASSES
 
 
-def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None):
+def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="auto"):
     """Builds the tutorial's network: two convolutions, two fully connected layers and a linear one.
 
     Layer sizes, initial values and weight decay are the tutorial's; its local response normalization and its pooling
@@ -17,6 +17,7 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None):
       num_classes: number of logits a picture.
       use_fp16: whether to compute in half precision (bfloat16); variables stay float32.
       seed: seed of the initial values, or None.
+      lrn: how to normalize: see layers.local_response_normalization.
 
     Returns:
       float32 [batch, num_classes]: unscaled log probabilities.
@@ -31,14 +32,14 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None):
         conv1 = tf.nn.relu(tf.nn.bias_add(conv, cast(layers.biases([64], 0.0))), name="conv1")
         summaries.activation("conv1", conv1)
     pool1 = tf.nn.max_pool(conv1, [1, 3, 3, 1], [1, 2, 2, 1], padding="SAME", name="pool1")  # 24x24 -> 12x12
-    norm1 = _normalize(pool1, "norm1")
+    norm1 = layers.local_response_normalization(pool1, lrn, "norm1")
 
     with tf.variable_scope("conv2"):
         kernel = layers.weights([5, 5, 64, 64], stddev=5e-2, seed=seed)
         conv = tf.nn.conv2d(norm1, cast(kernel), [1, 1, 1, 1], padding="SAME")
         conv2 = tf.nn.relu(tf.nn.bias_add(conv, cast(layers.biases([64], 0.1))), name="conv2")
         summaries.activation("conv2", conv2)
-    norm2 = _normalize(conv2, "norm2")
+    norm2 = layers.local_response_normalization(conv2, lrn, "norm2")
     pool2 = tf.nn.max_pool(norm2, [1, 3, 3, 1], [1, 2, 2, 1], padding="SAME", name="pool2")  # 12x12 -> 6x6
 
     with tf.variable_scope("local3"):
@@ -60,11 +61,3 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None):
         )
         summaries.activation("softmax_linear", linear)
     return tf.cast(linear, tf.float32)
-
-
-def _normalize(values, name):
-    """Local response normalization across 9 neighbouring channels (Krizhevsky et al., 2012, section 3.3)."""
-    normalized = tf.nn.lrn(
-        tf.cast(values, tf.float32), depth_radius=4, bias=1.0, alpha=0.001 / 9.0, beta=0.75, name=name
-    )
-    return tf.cast(normalized, values.dtype)

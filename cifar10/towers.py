@@ -17,7 +17,15 @@ def devices(num_towers):
 
 
 def train(
-    images, labels, tower_devices, global_step, learning_rate, num_classes=model.NUM_CLASSES, use_fp16=False, seed=None
+    images,
+    labels,
+    tower_devices,
+    global_step,
+    learning_rate,
+    num_classes=model.NUM_CLASSES,
+    use_fp16=False,
+    seed=None,
+    lrn="auto",
 ):
     """Builds a step of which every tower computes an equal slice of the batch.
 
@@ -33,6 +41,7 @@ def train(
       num_classes: number of logits a picture.
       use_fp16: whether to compute in half precision: see model.inference.
       seed: seed of the initial values, or None.
+      lrn: how to normalize: see layers.local_response_normalization.
 
     Returns:
       (train op, float32 scalar: the mean of the towers' total losses).
@@ -47,7 +56,7 @@ def train(
             tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE),
             tf.name_scope(f"{training.TOWER_NAME}_{i}") as scope,
         ):
-            logits = model.inference(image_slices[i], num_classes, use_fp16, seed)
+            logits = model.inference(image_slices[i], num_classes, use_fp16, seed, lrn)
             total_loss = training.loss(logits, label_slices[i])
             tower_losses.append(training.losses(total_loss, scope))
             variables = tf.trainable_variables()

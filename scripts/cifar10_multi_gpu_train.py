@@ -11,13 +11,13 @@ from absl import flags as absl_flags
 from cifar10 import flags, towers, trainer
 
 
-def run(*, num_gpus, use_fp16, seed, log_device_placement, **options):
+def run(*, num_gpus, use_fp16, seed, lrn, log_device_placement, **options):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
     devices, config = towers.devices(num_gpus)
     config.log_device_placement = log_device_placement
 
     def build_step(images, labels, global_step, learning_rate, num_classes):
-        return towers.train(images, labels, devices, global_step, learning_rate, num_classes, use_fp16, seed)
+        return towers.train(images, labels, devices, global_step, learning_rate, num_classes, use_fp16, seed, lrn)
 
     trainer.train(build_step, seed=seed, num_towers=num_gpus, config=config, **options)
 

@@ -10,11 +10,11 @@ import tensorflow.compat.v1 as tf
 from cifar10 import flags, model, trainer, training
 
 
-def run(*, use_fp16, seed, log_device_placement, **options):
+def run(*, use_fp16, seed, lrn, log_device_placement, **options):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
 
     def build_step(images, labels, global_step, learning_rate, num_classes):
-        logits = model.inference(images, num_classes, use_fp16, seed)
+        logits = model.inference(images, num_classes, use_fp16, seed, lrn)
         loss = training.loss(logits, labels)
         return training.train(loss, global_step, learning_rate), loss
 

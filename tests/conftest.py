@@ -24,6 +24,7 @@ TRAIN_FLAGS = {
     "input_pipeline": "dataset",
     "min_fraction_of_examples_in_queue": 0.4,
     "restart": False,
+    "lrn": "auto",
     "seed": 0,
     "log_device_placement": False,
     "log_frequency": 1,

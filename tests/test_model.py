@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import published
+import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10 import model, training
+from cifar10 import layers, model, training
 
 
 def convolve(x, kernel):
@@ -111,3 +112,37 @@ def test_half_precision_keeps_float32_variables_and_gives_nearly_the_same_logits
         session.run(tf.global_variables_initializer())
         single, half = session.run([single, half])
     assert 0 < np.abs(single - half).max() < 0.02 * np.abs(single).max()
+
+
+@pytest.mark.parametrize("kind", ["op", "matmul"])
+def test_lrn_equals_numpy_forward_and_the_library_backward(graph, kind):
+    """At activations as large as in training, and far larger, where it matters more."""
+    rng = np.random.RandomState(0)
+    for size in (3.0, 100.0):
+        values, upstream = rng.randn(2, 5, 5, 64) * size, rng.randn(2, 5, 5, 64)
+        x = tf.constant(values, tf.float32)
+        y = layers.local_response_normalization(x, kind, "norm")
+        reference = tf.nn.lrn(x, 4, bias=1.0, alpha=0.001 / 9.0, beta=0.75)
+        dy = tf.constant(upstream, tf.float32)
+        with tf.Session() as session:
+            np.testing.assert_allclose(session.run(y), normalize(values), rtol=1e-5, atol=1e-5)
+            ours, library = session.run([tf.gradients(y, x, dy), tf.gradients(reference, x, dy)])
+        np.testing.assert_allclose(ours, library, rtol=1e-5, atol=1e-5)
+
+
+def test_lrn_gradient_is_the_slope(graph):
+    """Central differences, in float64: independent of every formula."""
+    values, direction = np.random.RandomState(0).randn(2, 1, 1, 64) * 20, np.random.RandomState(1).randn(2, 1, 1, 64)
+    x = tf.constant(values, tf.float32)
+    y = layers.local_response_normalization(x, "matmul", "norm")
+    slope = (normalize(values + 1e-4 * direction) - normalize(values - 1e-4 * direction)).sum() / 2e-4
+    with tf.Session() as session:
+        gradient = session.run(tf.gradients(y, x))[0]
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-4)
+
+
+def test_lrn_by_matmul_is_what_runs_without_gpus(graph):
+    model.inference(tf.zeros([1, 24, 24, 3]))
+    types = {op.type for op in graph.get_operations()}
+    assert ("LRN" in types) == bool(tf.config.list_physical_devices("GPU"))
+    assert graph.get_tensor_by_name("norm1:0").shape[1:] == [12, 12, 64]
