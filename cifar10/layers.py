@@ -82,15 +82,15 @@ def _banded_lrn(values):
         return tf.matmul(tensor, tf.constant(factor * band, tensor.dtype))
 
     x = tf.reshape(values, [-1, channels])
-    n = tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32) + 1.0
+    # A bias_add, because TensorFlow fuses that with the product; in float32, because 1 + alpha x^2 B needs its digits.
+    n = tf.nn.bias_add(tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32), tf.ones([channels]))
     root = tf.rsqrt(n)
-    inverse = tf.cast(tf.square(root), x.dtype)
     scale = tf.cast(root * tf.sqrt(root), x.dtype)
     y = x * scale
 
     def gradient(upstream):
         dy = tf.reshape(upstream, [-1, channels])
-        dx = dy * scale + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, dy * (y * inverse))
+        dx = dy * scale + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, dy * (y / tf.cast(n, y.dtype)))
         return tf.reshape(dx, tf.shape(upstream))
 
     return tf.reshape(y, tf.shape(values)), gradient

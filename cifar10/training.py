@@ -135,7 +135,8 @@ def _average_variable(variable, decay):
             trainable=False,
             use_resource=True,
         )
-        return average.assign_sub((1.0 - decay) * (average - variable))
+        # The kernel of gradient descent subtracts a multiple in one pass over memory, assign_sub in two.
+        return tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=1.0 - decay, delta=average - variable)
 
 
 def _average_loss(tag, value):
