@@ -109,10 +109,11 @@ def distort(images, draws, image_size=IMAGE_SIZE):
     size = tf.shape(images)
     pixels = tf.reshape(images, [size[0], size[1] * size[2], datasets.DEPTH])
     cropped = tf.reshape(rows[:, :, tf.newaxis] * size[2] + columns[:, tf.newaxis, :], [size[0], image_size**2])
-    images = tf.reshape(tf.gather(pixels, cropped, batch_dims=1), [-1, image_size, image_size, datasets.DEPTH])
-    images = tf.cast(images, tf.float32) + brightness[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    mean = tf.reduce_mean(images, axis=[1, 2], keepdims=True)
-    images = (images - mean) * contrast[:, tf.newaxis, tf.newaxis, tf.newaxis] + mean
+    images = tf.cast(tf.gather(pixels, cropped, batch_dims=1), tf.float32)
+    mean = tf.reduce_mean(images, axis=1, keepdims=True)  # of each colour; brightness moves it, contrast keeps it
+    contrast, brightness = contrast[:, tf.newaxis, tf.newaxis], brightness[:, tf.newaxis, tf.newaxis]
+    images = images * contrast + (mean * (1.0 - contrast) + brightness)
+    images = tf.reshape(images, [-1, image_size, image_size, datasets.DEPTH])
     return tf.image.per_image_standardization(images)
 
 

@@ -5,6 +5,8 @@ import zlib
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from cifar10 import devices
+
 # Local response normalization as in cuda-convnet's 11 % configuration: y = x (1 + alpha sum x^2)^-beta, the sum over
 # the channel and 4 neighbours on either side (Krizhevsky et al., 2012, section 3.3).
 LRN_RADIUS = 4
@@ -56,7 +58,7 @@ def local_response_normalization(values, kind, name):
       A tensor like `values`.
     """
     if kind == "auto":
-        kind = "op" if tf.config.list_physical_devices("GPU") else "matmul"
+        kind = "op" if devices.has_gpu() else "matmul"
     if kind == "op":
         # In float32, because the op's gradient does not exist for bfloat16.
         normalized = tf.nn.lrn(tf.cast(values, tf.float32), LRN_RADIUS, 1.0, LRN_ALPHA, LRN_BETA, name=name)

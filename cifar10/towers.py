@@ -5,17 +5,6 @@ import tensorflow.compat.v1 as tf
 from cifar10 import model, training
 
 
-def devices(num_towers):
-    """Returns the device of each tower, and the session settings that make them exist.
-
-    On a machine without GPUs the towers run on CPU devices, which share its cores.
-    """
-    if tf.config.list_physical_devices("GPU"):
-        return [f"/gpu:{i}" for i in range(num_towers)], tf.ConfigProto(allow_soft_placement=True)
-    config = tf.ConfigProto(allow_soft_placement=True, device_count={"CPU": num_towers})
-    return [f"/cpu:{i}" for i in range(num_towers)], config
-
-
 def train(
     images,
     labels,

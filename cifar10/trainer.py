@@ -2,7 +2,7 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, download, records, runs, training
+from cifar10 import cifar10_input, datasets, devices, download, records, runs, training
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
     examples = records.load(data, data_dir, "train")
     run = runs.Run(train_dir, restart)
     config = config or tf.ConfigProto(allow_soft_placement=True)
-    if input_pipeline == "dataset" and not tf.config.list_physical_devices("GPU"):
+    if input_pipeline == "dataset" and not devices.has_gpu():
         # One op after the other, each on all cores, is faster than two side by side on half of them. The queue's
         # threads, however, need to run side by side with the step.
         config.inter_op_parallelism_threads = 1

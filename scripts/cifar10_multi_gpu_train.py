@@ -8,16 +8,18 @@ cifar10_train.py does with 128. Where there are no GPUs, the towers are on CPU d
 
 from absl import flags as absl_flags
 
-from cifar10 import flags, towers, trainer
+from cifar10 import devices, flags, towers, trainer
 
 
 def run(*, num_gpus, use_fp16, seed, lrn, log_device_placement, **options):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
-    devices, config = towers.devices(num_gpus)
+    tower_devices, config = devices.of_towers(num_gpus)
+    if use_fp16:
+        devices.warn_if_half_precision_is_slow()
     config.log_device_placement = log_device_placement
 
     def build_step(images, labels, global_step, learning_rate, num_classes):
-        return towers.train(images, labels, devices, global_step, learning_rate, num_classes, use_fp16, seed, lrn)
+        return towers.train(images, labels, tower_devices, global_step, learning_rate, num_classes, use_fp16, seed, lrn)
 
     trainer.train(build_step, seed=seed, num_towers=num_gpus, config=config, **options)
 

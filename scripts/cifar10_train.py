@@ -7,7 +7,7 @@ Stop it when you like: started again, it continues the run in --train_dir.
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import flags, model, trainer, training
+from cifar10 import devices, flags, model, trainer, training
 
 
 def run(*, use_fp16, seed, lrn, log_device_placement, **options):
@@ -18,6 +18,8 @@ def run(*, use_fp16, seed, lrn, log_device_placement, **options):
         loss = training.loss(logits, labels)
         return training.train(loss, global_step, learning_rate), loss
 
+    if use_fp16:
+        devices.warn_if_half_precision_is_slow()
     config = tf.ConfigProto(allow_soft_placement=True, log_device_placement=log_device_placement)
     trainer.train(build_step, seed=seed, config=config, **options)
 

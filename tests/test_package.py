@@ -164,6 +164,7 @@ def test_modules_import_each_other_in_reading_order_only():
         "download",
         "records",
         "summaries",
+        "devices",
         "layers",
         "cifar10_input",
         "model",

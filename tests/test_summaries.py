@@ -80,3 +80,21 @@ def test_graph_page_has_one_box_a_layer_and_few_others(graph, noise):
         "merged_summaries",
     }
     assert len(names) >= 15
+
+
+def test_a_large_histogram_is_of_an_even_sample(graph):
+    """Of the values 0, 1, 2, … at most one in four is left, from every row and column, with the mean of all."""
+    values = np.arange(2304 * 384, dtype=np.float32).reshape(2304, 384)
+    summaries.histogram("weights", tf.constant(values))
+    with tf.Session() as session:
+        histogram = tf.Summary.FromString(session.run(summaries.merged())).value[0].histo
+        sample = session.run(graph.get_tensor_by_name("strided_slice:0"))
+    assert 2**17 < histogram.num == len(sample) <= summaries.MAX_HISTOGRAM_VALUES
+    np.testing.assert_allclose(histogram.sum / histogram.num, values.mean(), rtol=1e-4)
+    assert set(sample // 384) == set(range(2304)) and set(sample % 384) == set(range(384))
+
+
+def test_a_small_histogram_is_of_all_values(graph):
+    summaries.histogram("weights", tf.zeros([5, 5, 64, 64]))
+    with tf.Session() as session:
+        assert tf.Summary.FromString(session.run(summaries.merged())).value[0].histo.num == 102_400

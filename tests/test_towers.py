@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, model, records, towers, training
+from cifar10 import cifar10_input, datasets, devices, model, records, towers, training
 
 STEPS = 50
 
@@ -22,8 +22,8 @@ class Trainer:
                 self.loss = training.loss(model.inference(images, seed=0), labels)
                 self.train_op = training.train(self.loss, global_step, rate)
             else:
-                devices, config = towers.devices(num_towers)
-                self.train_op, self.loss = towers.train(images, labels, devices, global_step, rate, seed=0)
+                tower_devices, config = devices.of_towers(num_towers)
+                self.train_op, self.loss = towers.train(images, labels, tower_devices, global_step, rate, seed=0)
             self.variables = {variable.op.name: variable for variable in tf.global_variables()}
             self.session = tf.Session(config=config)
             self.session.run(tf.global_variables_initializer())

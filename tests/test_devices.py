@@ -1,0 +1,33 @@
+"""What the machine computes with."""
+
+import pytest
+
+from cifar10 import devices
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", True),
+        ("flags\t\t: fpu avx2 amx_bf16 amx_tile", True),
+        ("Features\t: fp asimd bf16", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni", False),
+        ("no such line", None),
+    ],
+)
+def test_bfloat16_units_are_told_from_the_cpus_flags(tmp_path, monkeypatch, capsys, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n{flags}\n")
+    monkeypatch.setattr(devices, "CPU_INFO", str(tmp_path / "cpuinfo"))
+    assert devices.cpu_has_bfloat16() is expected
+    monkeypatch.setattr(devices, "has_gpu", lambda: False)
+    devices.warn_if_half_precision_is_slow()
+    assert ("no bfloat16 units" in capsys.readouterr().err) == (expected is False)
+
+
+def test_towers_are_on_cpu_devices_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(devices, "has_gpu", lambda: False)
+    places, config = devices.of_towers(3)
+    assert places == ["/cpu:0", "/cpu:1", "/cpu:2"] and config.device_count["CPU"] == 3
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    places, config = devices.of_towers(3)
+    assert places == ["/gpu:0", "/gpu:1", "/gpu:2"] and config.allow_soft_placement
