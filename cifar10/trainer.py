@@ -2,7 +2,7 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, devices, download, records, runs, training
+from cifar10 import cifar10_input, datasets, download, records, runs, training
 
 
 def train(
@@ -16,7 +16,6 @@ def train(
     num_towers=1,
     input_pipeline="dataset",
     min_fraction_of_examples_in_queue=cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
-    config=None,
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -32,7 +31,6 @@ def train(
       num_towers: number of towers.
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
       min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
-      config: tf.ConfigProto of the session, or None.
       **run_options: see runs.Run.train.
 
     Raises:
@@ -42,11 +40,6 @@ def train(
     download.ensure(data, data_dir)
     examples = records.load(data, data_dir, "train")
     run = runs.Run(train_dir, restart)
-    config = config or tf.ConfigProto(allow_soft_placement=True)
-    if input_pipeline == "dataset" and not devices.has_gpu():
-        # One op after the other, each on all cores, is faster than two side by side on half of them. The queue's
-        # threads, however, need to run side by side with the step.
-        config.inter_op_parallelism_threads = 1
     global_batch_size = num_towers * batch_size
     with tf.Graph().as_default():
         global_step = tf.train.get_or_create_global_step()
@@ -61,6 +54,4 @@ def train(
             images, labels = cifar10_input.distorted_inputs(examples, global_batch_size, seed, run.start_step)
         learning_rate = training.learning_rate(global_step, global_batch_size, examples.count)
         train_op, loss = build_step(images, labels, global_step, learning_rate, data.num_classes)
-        run.train(
-            train_op, loss, learning_rate, batch_size=batch_size, num_towers=num_towers, config=config, **run_options
-        )
+        run.train(train_op, loss, learning_rate, batch_size=batch_size, num_towers=num_towers, **run_options)
