@@ -17,6 +17,7 @@ setup(
         "scripts/cifar10_train.py",
         "scripts/cifar10_eval.py",
         "scripts/cifar10_multi_gpu_train.py",
+        "scripts/cifar10_benchmark.py",
     ],
     install_requires=["tensorflow>=2.21", "tensorboard>=2.20", "numpy", "six"],
     extras_require={"test": ["pytest", "pytest-xdist", "ruff"]},
