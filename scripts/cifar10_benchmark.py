@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Measures how fast this project trains against the tutorial's own construction, side by side.
 
-The tutorial's construction is the queue that 16 threads fill, and tf.nn.lrn. Each repetition runs each contender once, in
-a process of its own, as a user would run it, so that a drifting machine hurts all alike; a ratio is the median of the
-ratios within one repetition. The first steps do not count for the speed.
+The tutorial's construction is the queue that 16 threads fill, and tf.nn.lrn. Each repetition runs each contender once,
+in a process of its own, as a user would run it, so that a drifting machine hurts all alike; a ratio is the median of
+the ratios within one repetition. The first steps do not count for the speed.
 """
 
 import datetime
