@@ -30,7 +30,6 @@ ATTEMPTS = 5  # requests before a download is given up
 BACKOFF = 1.0  # seconds before the second request; each further wait is twice as long
 CHUNK = 1 << 16  # bytes read at a time, so at most this much is lost with a connection
 REDRAW = 0.25  # seconds between two states of the progress line on a terminal
-CLASS_NAMES_FILE = "batches.meta.txt"  # comes with the record files, but nothing reads it
 
 
 class _FetchError(Exception):
@@ -114,7 +113,7 @@ def _fill(dataset, data_dir, url, sha256):
 
 def _unpack(dataset, path, staged):
     """Writes the data set's files from the archive at path to the folder `staged`; ignores whatever else it holds."""
-    names = [*_missing(dataset, staged), CLASS_NAMES_FILE]
+    names = [*_missing(dataset, staged), synthetic.CLASS_NAMES_FILE]
     wanted = {f"{dataset.folder}/{name}": os.path.join(staged, name) for name in names}
     try:
         with tarfile.open(path, "r:gz") as tar:

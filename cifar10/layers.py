@@ -50,8 +50,8 @@ def local_response_normalization(values, kind, name):
 
     Args:
       values: [batch, height, width, channels], of any floating type.
-      kind: 'op' is tf.nn.lrn; 'matmul' computes the same by products with a banded matrix, which on CPUs takes a fifth
-        of the time; 'auto' is 'op' where there is a GPU, and else 'matmul'.
+      kind: 'op' is tf.nn.lrn; 'matmul' computes the same by products with a banded matrix, which is faster on CPUs;
+        'auto' is 'op' where there is a GPU, and else 'matmul'.
       name: of the op whose output is returned.
 
     Returns:
@@ -60,7 +60,7 @@ def local_response_normalization(values, kind, name):
     if kind == "auto":
         kind = "op" if devices.has_gpu() else "matmul"
     if kind == "op":
-        # In float32, because the op's gradient does not exist for bfloat16.
+        # In float32, because 1 + alpha sum x^2 needs its digits.
         normalized = tf.nn.lrn(tf.cast(values, tf.float32), LRN_RADIUS, 1.0, LRN_ALPHA, LRN_BETA, name=name)
         return tf.cast(normalized, values.dtype)
     scope = tf.get_default_graph().get_name_scope()

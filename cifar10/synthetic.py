@@ -11,7 +11,7 @@ import numpy as np
 from cifar10 import datasets
 
 SEED = 20151109
-CLASS_NAMES_FILE = "batches.meta.txt"
+CLASS_NAMES_FILE = "batches.meta.txt"  # comes with the record files, but nothing reads it
 
 # Lengths are in half pixels, as a shape's centre may lie on a pixel or between two. These let any 24x24 crop show
 # enough of a shape to tell what it is. Ranges are half-open, as randint takes them.
