@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import os
 import time
 
 import numpy as np
@@ -147,9 +148,7 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
 
     if not checkpoints.paths(checkpoint_dir):
         print(f"No checkpoint file found in {checkpoint_dir}; waiting for the first", flush=True)
-    for path in tf.train.checkpoints_iterator(
-        checkpoint_dir, min_interval_secs=0, timeout=min(POLL_SECS, interval_secs), timeout_fn=ended
-    ):
+    for path in _states(checkpoint_dir, ended):
         started = time.time()
         step = checkpoints.step(path)
         yield path
@@ -157,6 +156,22 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
             return
         time.sleep(max(0.0, started + interval_secs - time.time()))
         waiting_since = told = time.time()
+
+
+def _states(checkpoint_dir, ended):
+    """Yields what the state file `checkpoint` names, whenever it changes, also after it was damaged for a while."""
+    last = None
+    while True:
+        try:
+            for path in tf.train.checkpoints_iterator(checkpoint_dir, timeout=POLL_SECS, timeout_fn=ended):
+                if path != last:
+                    last = path
+                    yield path
+            return
+        except ValueError as error:
+            state = os.path.join(checkpoint_dir, "checkpoint")
+            print(f"{state}: cannot be read ({checkpoints.reason(error)}); looking again", flush=True)
+            time.sleep(POLL_SECS)
 
 
 def _evaluate(evaluator, path, writer):

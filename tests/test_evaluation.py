@@ -132,10 +132,13 @@ def test_watching_waits_evaluates_each_once_and_survives_damage(synthetic_dir, t
         time.sleep(2)  # nothing there at first
         save_network(train_dir, [5])
         time.sleep(2)
+        (train_dir / "checkpoint").write_bytes(b"\xff is no UTF-8")
+        time.sleep(1)
         save_network(tmp_path / "damaged", [6])
-        for path in (tmp_path / "damaged").iterdir():
+        for path in (tmp_path / "damaged").glob("model*"):
             data = path.read_bytes()
             (train_dir / path.name).write_bytes(data[:100] if ".data" in path.name else data)
+        (tmp_path / "damaged" / "checkpoint").replace(train_dir / "checkpoint")
         time.sleep(2)
         save_network(train_dir, [7])
         finish(train_dir, 7)
@@ -148,6 +151,7 @@ def test_watching_waits_evaluates_each_once_and_survives_damage(synthetic_dir, t
     out = capsys.readouterr().out
     assert out.startswith(f"No checkpoint file found in {train_dir}; waiting for the first\n")
     assert f"Waiting for a new checkpoint in {train_dir} since" in out
+    assert f"{train_dir}/checkpoint: cannot be read (" in out
     assert out.count("model.ckpt-6: cannot be evaluated (") == 1
     assert out.count("precision @ 1") == 2
 
