@@ -18,7 +18,8 @@ setup(
         "scripts/cifar10_eval.py",
         "scripts/cifar10_multi_gpu_train.py",
         "scripts/cifar10_benchmark.py",
+        "scripts/benchmark_peers.py",  # which it imports
     ],
     install_requires=["tensorflow>=2.21", "tensorboard>=2.20", "numpy", "six"],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "ruff"], "benchmark": ["torch", "jax"]},
 )

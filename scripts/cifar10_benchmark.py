@@ -1,108 +1,472 @@
 #!/usr/bin/env python3
-"""Measures how fast this project trains against the tutorial's own construction, side by side.
+"""Measures this project against the tutorial's own construction, and against the same network in other libraries.
 
-The tutorial's construction is the queue that 16 threads fill, and tf.nn.lrn. Each repetition runs each contender once,
-in a process of its own, as a user would run it, so that a drifting machine hurts all alike; a ratio is the median of
-the ratios within one repetition. The first steps do not count for the speed.
+The tutorial's construction is the queue that 16 threads fill, tf.nn.lrn, and tf.train.ExponentialMovingAverage. Keras,
+PyTorch and JAX take part where they are installed. Each contender is a process of its own; each repetition runs one
+after the other, so that a drifting machine hurts all alike; a ratio is the median of the ratios within one repetition.
+
+The modes:
+  end_to_end: the training script as users run it, from its 50th step on; images/s.
+  fixed_batch: the whole training step on one batch that never changes, without input; images/s.
+  input: the training input alone; images/s.
+  evaluation: all test pictures, with the restoring of a checkpoint; images/s.
+  start: from the command to its first line; seconds, of which fewer are better.
 """
 
+import contextlib
 import datetime
+import functools
+import importlib.metadata
+import importlib.util
 import json
+import math
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+import benchmark_peers
+import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags
+from benchmark_peers import Contender, repeat
 
-from cifar10 import datasets, download, flags, runs
+from cifar10 import (
+    checkpoints,
+    cifar10_input,
+    datasets,
+    devices,
+    download,
+    evaluation,
+    flags,
+    model,
+    records,
+    runs,
+    summaries,
+    training,
+)
+from cifar10.errors import RunError
 
-BASELINE = "tutorial"
-CONTENDERS = {
-    BASELINE: ["--input_pipeline=queue", "--lrn=op"],
-    "float32": [],
-    "half": ["--use_fp16"],
+# Multiply-adds of one picture forward: the outputs of each layer times the inputs that each output sums.
+MULTIPLY_ADDS = {
+    "conv1": 24 * 24 * 64 * (5 * 5 * 3),
+    "conv2": 12 * 12 * 64 * (5 * 5 * 64),
+    "local3": 384 * (6 * 6 * 64),
+    "local4": 192 * 384,
+    "softmax_linear": 10 * 192,
 }
-WARM_UP_STEPS = 50
-# What is measured, and its unit.
-FIGURES = {"images_per_sec": "images/s", "start_secs": "s from command to step 0", "peak_mib": "MiB of memory at most"}
+# Of a training step, a picture: forward, and the gradients of weights and of inputs, each as much again, but for the
+# gradient of the pictures themselves, which nobody needs: 2 (3 x 18.47 - 2.76) = 105.3 million.
+FLOP_PER_IMAGE = 2 * (3 * sum(MULTIPLY_ADDS.values()) - MULTIPLY_ADDS["conv1"])
+PEAK_SIZE = 2048  # rows and columns of the matrices whose product shows what the machine can do
+
+WARM_UP_STEPS = {"fixed_batch": 10, "input": 10, "evaluation": 1}  # before the first repetition
+# Before each repetition: caches are cold after the other contenders' turns, and a queue has filled up meanwhile.
+UNTIMED_STEPS = {"fixed_batch": 2, "input": 8, "evaluation": 0}
+MIN_INPUT_IMAGES = 20_000  # a repetition; of the 20,384 in the tutorial's queue, all but 384 must stay in it
+SKIPPED_SCRIPT_STEPS = 50
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # relative, of losses
+
+SCRIPT_FLAGS = {
+    "tutorial": ["--input_pipeline=queue", "--lrn=op"],
+    "ours float32": [],
+    "ours half": ["--use_fp16"],
+}
 
 
-def measure(contender, steps, **script_flags):
-    """Trains one contender for some steps after the warm-up; returns {figure: value}."""
-    script = pathlib.Path(__file__).with_name("cifar10_train.py")
-    with tempfile.TemporaryDirectory() as train_dir:
-        values = {"train_dir": train_dir, "max_steps": WARM_UP_STEPS + steps + 1, "log_frequency": 1, **script_flags}
-        command = [sys.executable, script, *CONTENDERS[contender], *(f"--{k}={v}" for k, v in values.items())]
-        started = time.time()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        step_0 = next((time.time() for line in process.stdout if ": step 0," in line), None)
-        for _ in process.stdout:
-            pass
-        _, status, usage = os.wait4(process.pid, 0)
-        if status or step_0 is None:
-            sys.exit(
-                f"cifar10_benchmark.py: {contender} failed; run it alone to see why: {' '.join(map(str, command))}"
-            )
-        with open(os.path.join(train_dir, runs.METRICS)) as lines:
-            times = {line["step"]: datetime.datetime.fromisoformat(line["time"]) for line in map(json.loads, lines)}
-    duration = (times[WARM_UP_STEPS + steps] - times[WARM_UP_STEPS]).total_seconds()
-    return {
-        "images_per_sec": steps * script_flags["batch_size"] / duration,
-        "start_secs": step_0 - started,
-        "peak_mib": usage.ru_maxrss / 1024,
+def dtype(name):
+    """Returns what a contender computes in."""
+    return "bfloat16" if re.search("half|bfloat16", name) else "float32"
+
+
+# The contenders that a worker builds: functions (data, options) -> Contender. Those of other libraries are elsewhere.
+
+
+def train_fixed_batch(data, options, build_step, **network):
+    """The training step on the batch and from the weights of start.npz."""
+    start = np.load(os.path.join(options["shared_dir"], "start.npz"))
+    # Variables, because what depends on constants only would be computed once and for all.
+    images, labels = (
+        tf.get_variable(name, initializer=start[name], trainable=False, use_resource=True)
+        for name in ("images", "labels")
+    )
+    loss = training.loss(model.inference(images, data.num_classes, **network), labels)
+    global_step = tf.train.get_or_create_global_step()
+    train_op = build_step(loss, global_step, training.learning_rate(global_step, options["batch_size"]))
+    session = tf.Session()
+    session.run(tf.global_variables_initializer())
+    for variable in tf.trainable_variables():
+        variable.load(start[variable.op.name], session)
+    return Contender(repeat(lambda: session.run(train_op)), lambda: float(session.run([loss, train_op])[0]))
+
+
+def tutorial_step(total_loss, global_step, learning_rate):
+    """The tutorial's update: averages of the losses, gradient descent, moving averages of the variables."""
+    loss_averages = tf.train.ExponentialMovingAverage(training.LOSS_AVERAGE_DECAY, name="avg")
+    with tf.control_dependencies([loss_averages.apply([*tf.get_collection("losses"), total_loss])]):
+        optimizer = tf.train.GradientDescentOptimizer(learning_rate)
+        gradients = optimizer.compute_gradients(total_loss)
+    update = optimizer.apply_gradients(gradients, global_step)
+    with tf.control_dependencies([update]):
+        averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY, global_step)
+        return averages.apply(tf.trainable_variables())
+
+
+def multiply(data, options, dtype):
+    """One product of two square matrices a step."""
+    shape = [PEAK_SIZE, PEAK_SIZE]
+    left, right = (tf.get_variable(name, shape, dtype, use_resource=True) for name in ("left", "right"))
+    product = tf.matmul(left, right).op
+    session = tf.Session()
+    session.run(tf.global_variables_initializer())
+    return Contender(repeat(lambda: session.run(product)))
+
+
+def our_input(data, options):
+    examples = records.load(data, options["data_dir"], "train")
+    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"]))
+    session = tf.Session()
+    return Contender(repeat(lambda: session.run(batch)))
+
+
+def tutorial_input(data, options):
+    paths = records.paths(data, options["data_dir"], "train")
+    outputs = cifar10_input.queue_distorted_inputs(paths, options["batch_size"], data.num_examples("train"))
+    batch = tf.group(*outputs)
+    session = tf.Session()
+    tf.train.start_queue_runners(session)
+    return Contender(repeat(lambda: session.run(batch)))
+
+
+def our_evaluation(data, options):
+    examples = records.load(data, options["data_dir"], "test")
+    evaluator = evaluation.Evaluator(examples, examples.count, options["batch_size"], data.num_classes)
+    path = checkpoints.newest_readable(os.path.join(options["shared_dir"], "train"))
+    return Contender(repeat(lambda: evaluator.evaluate(path)))
+
+
+def tutorial_evaluation(data, options):
+    """One graph; for each evaluation another session, restored, with queue runners, as the tutorial does it."""
+    num_examples = data.num_examples("test")
+    paths = records.paths(data, options["data_dir"], "test")
+    images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples)
+    top_k = tf.nn.in_top_k(model.inference(images, data.num_classes, lrn="op"), labels, 1)
+    averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY)
+    saver = tf.train.Saver(averages.variables_to_restore())
+    summary = summaries.merged()
+    path = checkpoints.newest_readable(os.path.join(options["shared_dir"], "train"))
+
+    def evaluate():
+        with tf.Session() as session:
+            saver.restore(session, path)
+            coordinator = tf.train.Coordinator()
+            threads = tf.train.start_queue_runners(session, coordinator)
+            for _ in range(math.ceil(num_examples / options["batch_size"])):
+                np.sum(session.run(top_k))
+            session.run(summary)
+            coordinator.request_stop()
+            coordinator.join(threads, stop_grace_period_secs=10)
+
+    return Contender(repeat(evaluate))
+
+
+WORKERS = {
+    "fixed_batch": {
+        "tutorial float32": functools.partial(train_fixed_batch, build_step=tutorial_step, lrn="op"),
+        "ours float32": functools.partial(train_fixed_batch, build_step=training.train),
+        "ours half": functools.partial(train_fixed_batch, build_step=training.train, use_fp16=True),
+        **dict.fromkeys(benchmark_peers.PEERS),  # programs of their own
+        "matmul peak float32": functools.partial(multiply, dtype=tf.float32),
+        "matmul peak bfloat16": functools.partial(multiply, dtype=tf.bfloat16),
+    },
+    "input": {"tutorial": tutorial_input, "ours": our_input},
+    "evaluation": {"tutorial": tutorial_evaluation, "ours": our_evaluation},
+}
+MODES = {
+    "end_to_end": SCRIPT_FLAGS,
+    **WORKERS,
+    "start": {name: SCRIPT_FLAGS[name] for name in ("tutorial", "ours float32")},
+}
+
+
+def write_start(path, data, data_dir, batch_size):
+    """Writes the batch and the initial weights that all contenders of fixed_batch share."""
+    examples = records.load(data, data_dir, "test")
+    margin = (datasets.HEIGHT - cifar10_input.IMAGE_SIZE) // 2
+    images = examples.images[:batch_size, margin:-margin, margin:-margin].astype(np.float32)
+    deviation = np.maximum(images.std(axis=(1, 2, 3), keepdims=True), images[0].size ** -0.5)
+    arrays = {
+        "images": (images - images.mean(axis=(1, 2, 3), keepdims=True)) / deviation,
+        "labels": examples.labels[:batch_size],
     }
+    random = np.random.RandomState(0)
+    for layer, shape, stddev, bias in (
+        ("conv1", [5, 5, 3, 64], 5e-2, 0.0),
+        ("conv2", [5, 5, 64, 64], 5e-2, 0.1),
+        ("local3", [2304, 384], 0.04, 0.1),
+        ("local4", [384, 192], 0.04, 0.1),
+        ("softmax_linear", [192, data.num_classes], 1 / 192, 0.0),
+    ):
+        arrays[f"{layer}/weights"] = (stddev * random.standard_normal(shape)).astype(np.float32)
+        arrays[f"{layer}/biases"] = np.full(shape[-1], bias, np.float32)
+    np.savez(path, **arrays)
+
+
+class Worker:
+    """The process of one contender; see benchmark_peers.serve, whose first answer is in `ready`."""
+
+    def __init__(self, mode, name, options):
+        here = pathlib.Path(__file__)
+        shared_dir = options["shared_dir"]
+        if WORKERS[mode][name] is None:
+            arguments = [here.with_name("benchmark_peers.py"), name, os.path.join(shared_dir, "start.npz")]
+        else:
+            values = [f"--{key}={options[key]}" for key in ("data_dir", "dataset", "batch_size", "shared_dir")]
+            arguments = [here, f"--worker={mode}/{name}", *values]
+        self._name = f"{mode}, {name}"
+        self._log = tempfile.TemporaryFile("w+", dir=shared_dir)  # noqa: SIM115 (close closes it)
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
+        self.ready = self._receive()
+
+    def run(self, steps):
+        """Runs so many steps; returns {"seconds", "peak_mib"}."""
+        with contextlib.suppress(BrokenPipeError):  # _receive says what happened
+            self._process.stdin.write(json.dumps({"cmd": "run", "steps": steps}) + "\n")
+            self._process.stdin.flush()
+        return self._receive()
+
+    def close(self):
+        self._process.kill()  # it has nothing to save
+        self._process.communicate()
+        self._log.close()
+
+    def _receive(self):
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            reason = (self._log.read().strip().splitlines() or ["it said nothing"])[-1]
+            self.close()
+            raise RunError(f"{self._name} failed: {reason}")
+        return json.loads(line)
+
+
+def check_losses(losses):
+    """Raises RunError unless all losses, {contender: [one a step]}, agree with the first contender's."""
+    reference = next(iter(losses), None)
+    for name, values in losses.items():
+        tolerance = max(TOLERANCE[dtype(name)], TOLERANCE[dtype(reference)])
+        for value, expected in zip(values, losses[reference], strict=True):
+            if not abs(value - expected) <= tolerance * abs(expected):  # nor if it is not a number
+                raise RunError(f"{name} computes a loss of {value:.6f}, {reference} one of {expected:.6f}")
+
+
+def start_workers(mode, names, options, stack):
+    """Starts and warms up workers; returns ({name: measure}, {name: first answer}, {name: why it is left out})."""
+    workers, ready, skipped = {}, {}, {}
+    for name in names:
+        module = benchmark_peers.PEERS[name][0] if WORKERS[mode][name] is None else "cifar10"
+        if importlib.util.find_spec(module) is None:
+            skipped[name] = f"{module} is not installed"
+            continue
+        worker = Worker(mode, name, options)
+        stack.callback(worker.close)
+        if "skipped" in worker.ready:
+            skipped[name] = worker.ready["skipped"]
+        else:
+            workers[name], ready[name] = worker, worker.ready
+    check_losses({name: answer["losses"] for name, answer in ready.items() if None not in answer["losses"]})
+    for worker in workers.values():
+        worker.run(WARM_UP_STEPS[mode])
+
+    steps, images = options["steps"], options["batch_size"]
+    if mode == "input":
+        steps = max(steps, math.ceil(MIN_INPUT_IMAGES / images))
+    elif mode == "evaluation":
+        steps, images = 1, datasets.ALL[options["dataset"]].num_examples("test")
+
+    def measure(name):
+        workers[name].run(UNTIMED_STEPS[mode])
+        answer = workers[name].run(steps)
+        # The product of matrices counts as the pictures that as many operations would train.
+        images_per_step = 2 * PEAK_SIZE**3 / FLOP_PER_IMAGE if name.startswith("matmul peak") else images
+        return {"value": steps * images_per_step / answer["seconds"], "peak_mib": answer["peak_mib"]}
+
+    return {name: functools.partial(measure, name) for name in workers}, ready, skipped
+
+
+def train(name, train_dir, max_steps, log_frequency, options):
+    """Runs the training script; returns (seconds from the command to its first line, peak MiB, {step: time})."""
+    script = pathlib.Path(__file__).with_name("cifar10_train.py")
+    values = {key: options[key] for key in ("data_dir", "dataset", "batch_size")}
+    values |= {"train_dir": train_dir, "max_steps": max_steps, "log_frequency": log_frequency}
+    command = [sys.executable, str(script), *SCRIPT_FLAGS[name], *(f"--{key}={value}" for key, value in values.items())]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with process.stdout as lines:
+        first = next((time.perf_counter() - started for line in lines if ": step 0," in line), None)
+        for _ in lines:
+            pass
+    # ru_maxrss is no less than the size of this process at the start of the other, which a training run exceeds.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if status or first is None:
+        raise RunError(f"{name} failed; run it alone to see why: {' '.join(command)}")
+    with open(os.path.join(train_dir, runs.METRICS)) as lines:
+        times = {line["step"]: datetime.datetime.fromisoformat(line["time"]) for line in map(json.loads, lines)}
+    return first, usage.ru_maxrss / 1024, times
+
+
+def measure_script(mode, name, options):
+    """Measures one run of the training script from beginning to end, in a train_dir of its own."""
+    steps = options["steps"]
+    last = SKIPPED_SCRIPT_STEPS + steps
+    with tempfile.TemporaryDirectory() as train_dir:
+        if mode == "start":
+            first, peak_mib, _ = train(name, train_dir, 1, 1, options)
+            return {"value": first, "peak_mib": peak_mib}
+        # As rare as the default where that has lines of the first and the last timed step.
+        _, peak_mib, times = train(name, train_dir, last + 1, math.gcd(10, steps), options)
+    seconds = (times[last] - times[SKIPPED_SCRIPT_STEPS]).total_seconds()
+    return {"value": steps * options["batch_size"] / seconds, "peak_mib": peak_mib}
+
+
+def interleave(measures, repetitions):
+    """Calls each of {name: measure} once a repetition; returns {name: [what it returned]}."""
+    samples = {name: [] for name in measures}
+    for repetition in range(repetitions):
+        print(f"repetition {repetition + 1} of {repetitions}", file=sys.stderr, flush=True)
+        for name, measure in measures.items():
+            samples[name].append(measure())
+    return samples
 
 
 def summarize(samples):
-    """Returns {figure: {contender: {median, min, max, ratio}}} of [{contender: {figure: value}}], one a repetition."""
-    summary = {}
-    for figure in FIGURES:
-        summary[figure] = {}
-        for contender in samples[0]:
-            values = [sample[contender][figure] for sample in samples]
-            ratios = [sample[contender][figure] / sample[BASELINE][figure] for sample in samples]
-            summary[figure][contender] = {
-                "median": statistics.median(values),
-                "min": min(values),
-                "max": max(values),
-                "ratio": statistics.median(ratios),
-            }
-    return summary
+    """Returns {name: {median, min, max, ratio, of_peak, peak_mib}} of {name: [{"value", "peak_mib"}]}.
+
+    ratio is to the tutorial's construction and of_peak to the product of matrices of the same type, both medians of the
+    ratios within one repetition; None where that was not measured.
+    """
+    values = {name: [sample["value"] for sample in of_name] for name, of_name in samples.items()}
+
+    def ratio(name, to):
+        if to not in values:
+            return None
+        return statistics.median(a / b for a, b in zip(values[name], values[to], strict=True))
+
+    baseline = next((name for name in samples if name.startswith("tutorial")), None)
+    return {
+        name: {
+            "median": statistics.median(values[name]),
+            "min": min(values[name]),
+            "max": max(values[name]),
+            "ratio": ratio(name, baseline),
+            "of_peak": ratio(name, f"matmul peak {dtype(name)}"),
+            "peak_mib": max(sample["peak_mib"] for sample in of_name),
+        }
+        for name, of_name in samples.items()
+    }
 
 
-def run(*, data_dir, dataset, batch_size, repetitions, steps, json_path, **_):
-    """Benchmarks; the parameters are the flags."""
-    download.ensure(datasets.ALL[dataset], data_dir)
-    samples = []
-    for repetition in range(repetitions):
-        print(f"repetition {repetition + 1} of {repetitions}", flush=True)
-        samples.append(
-            {
-                contender: measure(contender, steps, data_dir=data_dir, dataset=dataset, batch_size=batch_size)
-                for contender in CONTENDERS
-            }
+def print_table(mode, repetitions, result):
+    unit = "seconds to the first line, fewer are better" if mode == "start" else "images/s"
+    print(f"\n{mode}: {unit}, n = {repetitions}")
+    print(f"{'':30}{'median':>9}{'min':>9}{'max':>9}{'ratio':>8}{'of peak':>9}{'peak MiB':>10}")
+    for name, row in result["contenders"].items():
+        digits = 2 if mode == "start" else 0
+        numbers = "".join(f"{row[figure]:9,.{digits}f}" for figure in ("median", "min", "max"))
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        of_peak = "-" if row["of_peak"] is None else f"{row['of_peak']:.0%}"
+        print(f"{name:30}{numbers}{ratio:>8}{of_peak:>9}{row['peak_mib']:10,.0f}")
+    for name, reason in result["skipped"].items():
+        print(f"{name:30}  skipped: {reason}")
+    if mode == "fixed_batch":
+        print(
+            f"A step takes {FLOP_PER_IMAGE / 1e6:.1f} MFLOP a picture: 2 x (3 x 18.47 M multiply-adds, less 2.76 M for "
+            "the gradient of the pictures).\nThe matmul peak is the speed if all of it were products of large matrices."
         )
-    summary = summarize(samples)
-    for figure, unit in FIGURES.items():
-        print(f"\n{unit} (n = {repetitions})\n{'':10}{'median':>10}{'min':>10}{'max':>10}{'ratio':>10}")
-        for contender, row in summary[figure].items():
-            print(f"{contender:10}{row['median']:10.2f}{row['min']:10.2f}{row['max']:10.2f}{row['ratio']:10.3f}")
-    if json_path:
-        versions = {"python": platform.python_version(), "tensorflow": tf.version.VERSION}
-        machine = {"machine": platform.machine(), "cpus": os.cpu_count()}
-        with open(json_path, "w") as file:
-            json.dump({"versions": versions, **machine, "steps": steps, "samples": samples, "summary": summary}, file)
+    sys.stdout.flush()
+
+
+def measure_mode(mode, options):
+    """Measures one mode and prints its table; returns what --json has of it, or None if no contender is chosen."""
+    names = [name for name in MODES[mode] if re.search(options["contenders"], name)]
+    if not names:
+        return None
+    with contextlib.ExitStack() as stack:
+        if mode in WORKERS:
+            measures, ready, skipped = start_workers(mode, names, options, stack)
+        else:
+            measures = {name: functools.partial(measure_script, mode, name, options) for name in names}
+            ready = skipped = {}
+        samples = interleave(measures, options["repetitions"])
+    rows = {name: {**row, **ready.get(name, {}), "samples": samples[name]} for name, row in summarize(samples).items()}
+    result = {"contenders": rows, "skipped": skipped}
+    print_table(mode, options["repetitions"], result)
+    return result
+
+
+def describe():
+    """Returns the machine, and the versions of all that may take part."""
+    versions = {"python": platform.python_version(), "tensorflow": tf.version.VERSION}
+    for package in ("numpy", "keras", "torch", "jax", "jaxlib"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    cpu = platform.processor()
+    with contextlib.suppress(OSError, TypeError):  # not Linux, or not x86
+        cpu = re.search(r"^model name\s*: (.*)$", pathlib.Path(devices.CPU_INFO).read_text(), re.MULTILINE)[1]
+    return {"versions": versions, "cpu": cpu, "cpus": os.cpu_count(), "bfloat16_units": devices.cpu_has_bfloat16()}
+
+
+def run(**options):
+    """Benchmarks, or is a worker of a benchmark; the options are the flags."""
+    data = datasets.ALL[options["dataset"]]
+    if options["worker"]:
+        mode, _, name = options["worker"].partition("/")
+        with tf.Graph().as_default():
+            benchmark_peers.serve(lambda: WORKERS[mode][name](data, options))
+        return
+    download.ensure(data, options["data_dir"])
+    with tempfile.TemporaryDirectory() as shared_dir:
+        options["shared_dir"] = shared_dir
+        write_start(os.path.join(shared_dir, "start.npz"), data, options["data_dir"], options["batch_size"])
+        if "evaluation" in options["modes"]:
+            train("ours float32", os.path.join(shared_dir, "train"), 1, 1, options)
+        results = {mode: measure_mode(mode, options) for mode in options["modes"]}
+    if not any(results.values()):
+        raise RunError(f"--contenders={options['contenders']}: no contender of {', '.join(results)} has such a name")
+    if options["json"]:
+        report = {key: options[key] for key in ("dataset", "batch_size", "repetitions", "steps")} | describe()
+        report["modes"] = {mode: result for mode, result in results.items() if result}
+        pathlib.Path(options["json"]).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def is_pattern(text):
+    with contextlib.suppress(re.error):
+        return re.compile(text) is not None
+    return False
+
+
+def define_flags():
+    absl_flags.DEFINE_list("modes", list(MODES), "What to measure, of the modes above.")
+    absl_flags.DEFINE_integer("repetitions", 5, "How often each contender is measured.", lower_bound=1)
+    absl_flags.DEFINE_integer("steps", 100, "Timed steps a repetition, of training and input.", lower_bound=1)
+    absl_flags.DEFINE_string("contenders", "", "Regular expression that is found in the names of those to measure.")
+    absl_flags.DEFINE_string("json", None, "File for all samples, medians, ratios and versions.")
+    absl_flags.DEFINE_string("worker", None, "Internal: <mode>/<contender>, to be measured on command from stdin.")
+    absl_flags.DEFINE_string("shared_dir", "", "Internal: the folder of what the workers share.")
+    absl_flags.register_validator("modes", lambda modes: set(modes) <= set(MODES), f"choose from {','.join(MODES)}")
+    absl_flags.register_validator("contenders", is_pattern, "this is not a regular expression")
 
 
 if __name__ == "__main__":
+    del absl_flags.FLAGS.use_fp16  # a contender's name says what it computes in
     flags.define_data_flags()
-    absl_flags.DEFINE_integer("repetitions", 5, "How often each contender runs.", lower_bound=1)
-    absl_flags.DEFINE_integer("steps", 200, "Steps that are timed in each run, after 50 that are not.", lower_bound=1)
-    absl_flags.DEFINE_string("json_path", None, "File for all samples and their summary.")
+    define_flags()
     flags.main(run)
