@@ -25,6 +25,7 @@ MIN_CONTRAST, MAX_CONTRAST = 0.2, 1.8
 NUM_PREPROCESS_THREADS = 16
 MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
+PADDING = -1  # label of a picture that must not count; tf.nn.in_top_k finds it in no picture
 
 
 def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAGE_SIZE):
@@ -60,20 +61,20 @@ def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
     Args:
       examples: records.Examples.
       batch_size: pictures a batch.
-      num_examples: None: batch after batch of batch_size, wrapping round at the end. A number: passes over the first
-        num_examples pictures, each exactly once a pass; the last batch of a pass holds what is left.
+      num_examples: None: batch after batch, wrapping round at the end. A number: passes over the first num_examples
+        pictures, each exactly once a pass; what the last batch of a pass has too many of has the label PADDING.
       image_size: height and width of the crop, in pixels.
 
     Returns:
-      images: float32 [batch_size or None, image_size, image_size, 3], standardized.
-      labels: int32 [batch_size or None].
+      images: float32 [batch_size, image_size, image_size, 3], standardized.
+      labels: int32 [batch_size].
     """
 
     def batch(step):
-        first = step * batch_size
-        last = first + batch_size if num_examples is None else tf.minimum(first + batch_size, num_examples)
-        size = batch_size if num_examples is None else None
-        images, labels = _gather(examples, lambda numbers: numbers % examples.count, tf.range(first, last), size)
+        numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        images, labels = _gather(examples, lambda numbers: numbers % examples.count, numbers, batch_size)
+        if num_examples is not None:
+            labels = tf.where_v2(numbers < num_examples, labels, PADDING)
         images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
         return tf.image.per_image_standardization(images), labels
 
@@ -154,7 +155,7 @@ def _gather(examples, which, numbers, batch_size):
       examples: records.Examples.
       which: function from an array of numbers to an array of positions in `examples`.
       numbers: int64 [batch_size], the argument of `which`.
-      batch_size: int or None.
+      batch_size: int.
 
     Returns:
       uint8 [batch_size, 32, 32, 3] pictures and int32 [batch_size] labels.

@@ -1,5 +1,6 @@
 """What the machine computes with."""
 
+import os
 import re
 import sys
 
@@ -14,14 +15,29 @@ def has_gpu():
 
 
 def of_towers(num_towers):
-    """Returns the device of each tower, and the session settings that make them exist.
+    """Returns the device of each tower; on a machine without GPUs these are CPU devices, which share its cores."""
+    return [f"/{'gpu' if has_gpu() else 'cpu'}:{i}" for i in range(num_towers)]
 
-    On a machine without GPUs the towers run on CPU devices, which share its cores.
+
+def session_config(num_microbatches=1, num_towers=1, log_placement=False):
+    """Returns the settings of a session.
+
+    Args:
+      num_microbatches: how many micro-batches of all towers can be computed at once. On CPUs each op gets its share of
+        the cores, because cores that work apart do not wait for each other.
+      num_towers: CPU devices that must exist where there is no GPU.
+      log_placement: whether to log on which device each op runs.
     """
-    if has_gpu():
-        return [f"/gpu:{i}" for i in range(num_towers)], tf.ConfigProto(allow_soft_placement=True)
-    config = tf.ConfigProto(allow_soft_placement=True, device_count={"CPU": num_towers})
-    return [f"/cpu:{i}" for i in range(num_towers)], config
+    config = tf.ConfigProto(allow_soft_placement=True, log_device_placement=log_placement)
+    if not has_gpu():
+        config.device_count["CPU"] = num_towers
+        config.intra_op_parallelism_threads = max(1, num_cores() // num_microbatches)
+    return config
+
+
+def num_cores():
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_has_bfloat16():

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, cifar10_input, model, runs, summaries, training
+from cifar10 import checkpoints, cifar10_input, devices, microbatches, model, runs, summaries, training
 from cifar10.errors import RunError
 
 POLL_SECS = 5.0  # between two looks whether the run has ended
@@ -40,6 +40,7 @@ class Evaluator:
         use_fp16=False,
         use_moving_averages=True,
         moving_average_decay=training.MOVING_AVERAGE_DECAY,
+        microbatch_size=None,
     ):
         """Builds the graph.
 
@@ -51,6 +52,7 @@ class Evaluator:
           use_fp16: whether to compute in half precision: see model.inference.
           use_moving_averages: whether to restore the moving averages in place of the variables.
           moving_average_decay: of the training; only the names of the averages matter here.
+          microbatch_size: see microbatches.size.
 
         Raises:
           RunError: num_examples is more than there are.
@@ -60,11 +62,14 @@ class Evaluator:
                 f"--num_examples={num_examples}: there are only {examples.count} pictures; give a number up to that"
             )
         self._num_examples = num_examples
+        batch_size = min(batch_size, num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
+        microbatch_size = microbatches.size(microbatch_size)
+        config = devices.session_config(microbatches.count(batch_size, microbatch_size))
         self.graph = tf.Graph()
         with self.graph.as_default():
             images, labels = cifar10_input.inputs(examples, batch_size, num_examples)
-            logits = model.inference(images, num_classes, use_fp16)
+            logits = model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size)
             with tf.name_scope("precision"):
                 self._correct = tf.reduce_sum(tf.cast(tf.nn.in_top_k(logits, labels, 1), tf.int64))
             self._summaries = summaries.merged()
@@ -72,7 +77,7 @@ class Evaluator:
             if use_moving_averages:
                 to_restore = tf.train.ExponentialMovingAverage(moving_average_decay).variables_to_restore()
             self._saver = tf.train.Saver(to_restore)
-            self._session = tf.Session(config=tf.ConfigProto(allow_soft_placement=True))
+            self._session = tf.Session(config=config)
 
     def evaluate(self, path):
         """Evaluates one checkpoint.

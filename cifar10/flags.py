@@ -64,6 +64,13 @@ def define_training_flags():
         LRN_KINDS,
         "Local response normalization: op is tf.nn.lrn, matmul the same faster on CPUs, auto matmul without GPUs.",
     )
+    flags.DEFINE_integer(
+        "microbatch_size",
+        None,
+        "Pictures computed together, each core on its own; 0: the whole batch, as the tutorial does. Default: 32 on "
+        "CPUs, 0 on GPUs.",
+        lower_bound=0,
+    )
     flags.DEFINE_string(
         "train_dir",
         "/tmp/cifar10_train",

@@ -45,28 +45,29 @@ def _variable(name, shape, initializer):
         return tf.get_variable(name, shape, tf.float32, initializer, use_resource=True)
 
 
-def local_response_normalization(values, kind, name):
+def scope(name):
+    """Returns the name scope `name` for the ops of a layer whose output is to be the op `name` beside it."""
+    outer = tf.get_default_graph().get_name_scope()
+    return tf.name_scope(f"{outer}/{name}/" if outer else f"{name}/")  # with its slash it does not take up the name
+
+
+def local_response_normalization(values, kind):
     """Normalizes each channel by its neighbours.
 
     Args:
       values: [batch, height, width, channels], of any floating type.
       kind: 'op' is tf.nn.lrn; 'matmul' computes the same by products with a banded matrix, which is faster on CPUs;
         'auto' is 'op' where there is a GPU, and else 'matmul'.
-      name: of the op whose output is returned.
 
     Returns:
       A tensor like `values`.
     """
     if kind == "auto":
         kind = "op" if devices.has_gpu() else "matmul"
-    if kind == "op":
-        # In float32, because 1 + alpha sum x^2 needs its digits.
-        normalized = tf.nn.lrn(tf.cast(values, tf.float32), LRN_RADIUS, 1.0, LRN_ALPHA, LRN_BETA, name=name)
-        return tf.cast(normalized, values.dtype)
-    scope = tf.get_default_graph().get_name_scope()
-    with tf.name_scope(f"{scope}/{name}/" if scope else f"{name}/"):
-        normalized = _banded_lrn(values)
-    return tf.identity(normalized, name=name)
+    if kind == "matmul":
+        return _banded_lrn(values)
+    # In float32, because 1 + alpha sum x^2 needs its digits.
+    return tf.cast(tf.nn.lrn(tf.cast(values, tf.float32), LRN_RADIUS, 1.0, LRN_ALPHA, LRN_BETA), values.dtype)
 
 
 @tf.custom_gradient

@@ -2,11 +2,11 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import layers, summaries
+from cifar10 import layers, microbatches, summaries
 from cifar10.cifar10_input import NUM_CLASSES
 
 
-def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="auto"):
+def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="auto", microbatch_size=0):
     """Builds the tutorial's network: two convolutions, two fully connected layers and a linear one.
 
     Layer sizes, initial values and weight decay are the tutorial's; its local response normalization and its pooling
@@ -18,46 +18,75 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="a
       use_fp16: whether to compute in half precision (bfloat16); variables stay float32.
       seed: seed of the initial values, or None.
       lrn: how to normalize: see layers.local_response_normalization.
+      microbatch_size: pictures that are computed together, where the batch is known; 0: the whole batch. A layer's
+        named output then is there to be fetched, but the next layer does not depend on it: see microbatches.
 
     Returns:
       float32 [batch, num_classes]: unscaled log probabilities.
     """
+    each = microbatches.each
 
     def cast(tensor):
         return tf.cast(tensor, tf.bfloat16 if use_fp16 else tf.float32)
 
+    def convolve(x, kernel, biases):
+        conv = tf.nn.conv2d(x, cast(kernel), [1, 1, 1, 1], padding="SAME")
+        return tf.nn.relu(tf.nn.bias_add(conv, cast(biases)))
+
+    def pool(x):
+        return tf.nn.max_pool(x, [1, 3, 3, 1], [1, 2, 2, 1], padding="SAME")
+
+    def normalize(x):
+        return layers.local_response_normalization(x, lrn)
+
+    def connect(x, weights, biases):
+        return tf.matmul(x, cast(weights)) + cast(biases)
+
+    def name_output(x, name, shown=False):
+        """Names a layer's output and shows it in TensorBoard; returns the micro-batches to go on with."""
+        whole = microbatches.join(x, name)
+        if shown:
+            summaries.activation(name, whole)
+        return x if len(x) > 1 else [whole]
+
+    x = each(cast, microbatches.split(images, microbatch_size))
     with tf.variable_scope("conv1"):
         kernel = layers.weights([5, 5, 3, 64], stddev=5e-2, seed=seed)
-        conv = tf.nn.conv2d(cast(images), cast(kernel), [1, 1, 1, 1], padding="SAME")
-        conv1 = tf.nn.relu(tf.nn.bias_add(conv, cast(layers.biases([64], 0.0))), name="conv1")
-        summaries.activation("conv1", conv1)
-    pool1 = tf.nn.max_pool(conv1, [1, 3, 3, 1], [1, 2, 2, 1], padding="SAME", name="pool1")  # 24x24 -> 12x12
-    norm1 = layers.local_response_normalization(pool1, lrn, "norm1")
+        x = each(convolve, x, kernel, layers.biases([64], 0.0))
+        x = name_output(x, "conv1", shown=True)
+    with layers.scope("pool1"):
+        x = each(pool, x)  # 24x24 -> 12x12
+    x = name_output(x, "pool1")
+    with layers.scope("norm1"):
+        x = each(normalize, x)
+    x = name_output(x, "norm1")
 
     with tf.variable_scope("conv2"):
         kernel = layers.weights([5, 5, 64, 64], stddev=5e-2, seed=seed)
-        conv = tf.nn.conv2d(norm1, cast(kernel), [1, 1, 1, 1], padding="SAME")
-        conv2 = tf.nn.relu(tf.nn.bias_add(conv, cast(layers.biases([64], 0.1))), name="conv2")
-        summaries.activation("conv2", conv2)
-    norm2 = layers.local_response_normalization(conv2, lrn, "norm2")
-    pool2 = tf.nn.max_pool(norm2, [1, 3, 3, 1], [1, 2, 2, 1], padding="SAME", name="pool2")  # 12x12 -> 6x6
+        x = each(convolve, x, kernel, layers.biases([64], 0.1))
+        x = name_output(x, "conv2", shown=True)
+    with layers.scope("norm2"):
+        x = each(normalize, x)
+    x = name_output(x, "norm2")
+    with layers.scope("pool2"):
+        x = each(pool, x)  # 12x12 -> 6x6
+    x = name_output(x, "pool2")
 
     with tf.variable_scope("local3"):
-        features = pool2.shape[1:].num_elements()
-        reshape = tf.reshape(pool2, [-1, features])
+        features = x[0].shape[1:].num_elements()
         weights = layers.weights([features, 384], stddev=0.04, weight_decay=0.004, seed=seed)
-        local3 = tf.nn.relu(tf.matmul(reshape, cast(weights)) + cast(layers.biases([384], 0.1)), name="local3")
-        summaries.activation("local3", local3)
+        x = each(lambda x: tf.reshape(x, [-1, features]), x)
+        x = each(lambda *layer: tf.nn.relu(connect(*layer)), x, weights, layers.biases([384], 0.1))
+        x = name_output(x, "local3", shown=True)
 
     with tf.variable_scope("local4"):
         weights = layers.weights([384, 192], stddev=0.04, weight_decay=0.004, seed=seed)
-        local4 = tf.nn.relu(tf.matmul(local3, cast(weights)) + cast(layers.biases([192], 0.1)), name="local4")
-        summaries.activation("local4", local4)
+        x = each(lambda *layer: tf.nn.relu(connect(*layer)), x, weights, layers.biases([192], 0.1))
+        x = name_output(x, "local4", shown=True)
 
     with tf.variable_scope("softmax_linear"):
         weights = layers.weights([192, num_classes], stddev=1 / 192.0, seed=seed)
-        linear = tf.add(
-            tf.matmul(local4, cast(weights)), cast(layers.biases([num_classes], 0.0)), name="softmax_linear"
-        )
-        summaries.activation("softmax_linear", linear)
-    return tf.cast(linear, tf.float32)
+        x = each(connect, x, weights, layers.biases([num_classes], 0.0))
+        logits = microbatches.join(x, "softmax_linear")
+        summaries.activation("softmax_linear", logits)
+    return tf.cast(logits, tf.float32)

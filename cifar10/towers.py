@@ -2,7 +2,7 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import model, training
+from cifar10 import microbatches, model, training
 
 
 def train(
@@ -15,11 +15,13 @@ def train(
     use_fp16=False,
     seed=None,
     lrn="auto",
+    microbatch_size=0,
 ):
     """Builds a step of which every tower computes an equal slice of the batch.
 
     Variables are on the CPU and shared; gradients and losses are averaged once all towers have theirs; there is one
-    update of variables and moving averages. So the step equals that of one tower with the whole batch.
+    update of variables and moving averages. So the step equals that of one tower with the whole batch: to the last bit
+    where the towers are on CPUs, their number is a power of two, and micro-batches divide their slices evenly.
 
     Args:
       images: float32 [batch, height, width, 3]; batch a multiple of the number of towers.
@@ -31,6 +33,7 @@ def train(
       use_fp16: whether to compute in half precision: see model.inference.
       seed: seed of the initial values, or None.
       lrn: how to normalize: see layers.local_response_normalization.
+      microbatch_size: see model.inference.
 
     Returns:
       (train op, float32 scalar: the mean of the towers' total losses).
@@ -45,18 +48,23 @@ def train(
             tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE),
             tf.name_scope(f"{training.TOWER_NAME}_{i}") as scope,
         ):
-            logits = model.inference(image_slices[i], num_classes, use_fp16, seed, lrn)
+            logits = model.inference(image_slices[i], num_classes, use_fp16, seed, lrn, microbatch_size)
             total_loss = training.loss(logits, label_slices[i])
-            tower_losses.append(training.losses(total_loss, scope))
+            losses = training.losses(total_loss, scope)
+            tower_losses.append(losses)
             variables = tf.trainable_variables()
-            tower_gradients.append(tf.gradients(total_loss, variables))
+            tower_gradients.append(tf.gradients(losses["cross_entropy"], variables))
     with tf.device("/cpu:0"):
+        # The towers' weight decay is the same: added once, after the sum over the batch, it rounds as in one tower.
+        decays = [loss for tag, loss in losses.items() if tag not in ("cross_entropy", "total_loss")]
         with tf.name_scope("average_gradients"):
             gradients = [_mean(gradients) for gradients in zip(*tower_gradients, strict=True)]
+            decay_gradients = tf.gradients(decays, variables)
+            gradients = [g if d is None else g + d for g, d in zip(gradients, decay_gradients, strict=True)]
         losses = {tag: _mean([losses[tag] for losses in tower_losses], name=tag) for tag in tower_losses[0]}
         train_op = training.apply_gradients(gradients, variables, losses, global_step, learning_rate)
     return train_op, losses["total_loss"]
 
 
 def _mean(tensors, name=None):
-    return tf.divide(tf.add_n(tensors), len(tensors), name=name)
+    return tf.divide(microbatches.pairwise_sum(tensors), len(tensors), name=name)

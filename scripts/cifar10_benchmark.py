@@ -44,6 +44,7 @@ from cifar10 import (
     download,
     evaluation,
     flags,
+    microbatches,
     model,
     records,
     runs,
@@ -73,7 +74,7 @@ SKIPPED_SCRIPT_STEPS = 50
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # relative, of losses
 
 SCRIPT_FLAGS = {
-    "tutorial": ["--input_pipeline=queue", "--lrn=op"],
+    "tutorial": ["--input_pipeline=queue", "--lrn=op", "--microbatch_size=0"],
     "ours float32": [],
     "ours half": ["--use_fp16"],
 }
@@ -98,11 +99,17 @@ def train_fixed_batch(data, options, build_step, **network):
     loss = training.loss(model.inference(images, data.num_classes, **network), labels)
     global_step = tf.train.get_or_create_global_step()
     train_op = build_step(loss, global_step, training.learning_rate(global_step, options["batch_size"]))
-    session = tf.Session()
+    num_microbatches = microbatches.count(options["batch_size"], network.get("microbatch_size", 0))
+    session = tf.Session(config=devices.session_config(num_microbatches))
     session.run(tf.global_variables_initializer())
     for variable in tf.trainable_variables():
         variable.load(start[variable.op.name], session)
     return Contender(repeat(lambda: session.run(train_op)), lambda: float(session.run([loss, train_op])[0]))
+
+
+def train_ours(data, options, use_fp16):
+    microbatch_size = microbatches.size(None)
+    return train_fixed_batch(data, options, training.train, use_fp16=use_fp16, microbatch_size=microbatch_size)
 
 
 def tutorial_step(total_loss, global_step, learning_rate):
@@ -178,8 +185,8 @@ def tutorial_evaluation(data, options):
 WORKERS = {
     "fixed_batch": {
         "tutorial float32": functools.partial(train_fixed_batch, build_step=tutorial_step, lrn="op"),
-        "ours float32": functools.partial(train_fixed_batch, build_step=training.train),
-        "ours half": functools.partial(train_fixed_batch, build_step=training.train, use_fp16=True),
+        "ours float32": functools.partial(train_ours, use_fp16=False),
+        "ours half": functools.partial(train_ours, use_fp16=True),
         **dict.fromkeys(benchmark_peers.PEERS),  # programs of their own
         "matmul peak float32": functools.partial(multiply, dtype=tf.float32),
         "matmul peak bfloat16": functools.partial(multiply, dtype=tf.bfloat16),

@@ -8,20 +8,32 @@ cifar10_train.py does with 128. Where there are no GPUs, the towers are on CPU d
 
 from absl import flags as absl_flags
 
-from cifar10 import devices, flags, towers, trainer
+from cifar10 import devices, flags, microbatches, towers, trainer
 
 
-def run(*, num_gpus, use_fp16, seed, lrn, log_device_placement, **options):
+def run(*, num_gpus, batch_size, use_fp16, seed, lrn, microbatch_size, log_device_placement, **options):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
-    tower_devices, config = devices.of_towers(num_gpus)
+    microbatch_size = microbatches.size(microbatch_size)
+    num_microbatches = num_gpus * microbatches.count(batch_size, microbatch_size)
+    config = devices.session_config(num_microbatches, num_gpus, log_device_placement)
     if use_fp16:
         devices.warn_if_half_precision_is_slow()
-    config.log_device_placement = log_device_placement
 
     def build_step(images, labels, global_step, learning_rate, num_classes):
-        return towers.train(images, labels, tower_devices, global_step, learning_rate, num_classes, use_fp16, seed, lrn)
+        return towers.train(
+            images,
+            labels,
+            devices.of_towers(num_gpus),
+            global_step,
+            learning_rate,
+            num_classes,
+            use_fp16,
+            seed,
+            lrn,
+            microbatch_size,
+        )
 
-    trainer.train(build_step, seed=seed, num_towers=num_gpus, config=config, **options)
+    trainer.train(build_step, batch_size=batch_size, seed=seed, num_towers=num_gpus, config=config, **options)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,22 @@ It reaches about 86 % precision @ 1 after 100,000 steps of 128 pictures (256 epo
 Stop it when you like: started again, it continues the run in --train_dir.
 """
 
-import tensorflow.compat.v1 as tf
-
-from cifar10 import devices, flags, model, trainer, training
+from cifar10 import devices, flags, microbatches, model, trainer, training
 
 
-def run(*, use_fp16, seed, lrn, log_device_placement, **options):
+def run(*, batch_size, use_fp16, seed, lrn, microbatch_size, log_device_placement, **options):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
+    microbatch_size = microbatches.size(microbatch_size)
+    config = devices.session_config(microbatches.count(batch_size, microbatch_size), log_placement=log_device_placement)
 
     def build_step(images, labels, global_step, learning_rate, num_classes):
-        logits = model.inference(images, num_classes, use_fp16, seed, lrn)
+        logits = model.inference(images, num_classes, use_fp16, seed, lrn, microbatch_size)
         loss = training.loss(logits, labels)
         return training.train(loss, global_step, learning_rate), loss
 
     if use_fp16:
         devices.warn_if_half_precision_is_slow()
-    config = tf.ConfigProto(allow_soft_placement=True, log_device_placement=log_device_placement)
-    trainer.train(build_step, seed=seed, config=config, **options)
+    trainer.train(build_step, batch_size=batch_size, seed=seed, config=config, **options)
 
 
 if __name__ == "__main__":

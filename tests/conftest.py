@@ -25,6 +25,7 @@ TRAIN_FLAGS = {
     "min_fraction_of_examples_in_queue": 0.4,
     "restart": False,
     "lrn": "auto",
+    "microbatch_size": 8,
     "seed": 0,
     "log_device_placement": False,
     "log_frequency": 1,
@@ -45,6 +46,12 @@ def train(data_dir, train_dir, script="cifar10_train", **flags):
     """Runs a training script in this process."""
     values = {**TRAIN_FLAGS, "data_dir": str(data_dir), "train_dir": str(train_dir), **flags}
     importlib.import_module(script).run(**values)
+
+
+def arguments(data_dir, train_dir, **flags):
+    """Returns the command-line arguments of what `train` does."""
+    values = {**TRAIN_FLAGS, "data_dir": data_dir, "train_dir": train_dir, **flags}
+    return [f"--{name}={value}" for name, value in values.items()]
 
 
 def evaluate(data_dir, checkpoint_dir, eval_dir, **flags):

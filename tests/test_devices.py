@@ -26,8 +26,15 @@ def test_bfloat16_units_are_told_from_the_cpus_flags(tmp_path, monkeypatch, caps
 
 def test_towers_are_on_cpu_devices_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(devices, "has_gpu", lambda: False)
-    places, config = devices.of_towers(3)
-    assert places == ["/cpu:0", "/cpu:1", "/cpu:2"] and config.device_count["CPU"] == 3
+    assert devices.of_towers(3) == ["/cpu:0", "/cpu:1", "/cpu:2"]
+    assert devices.session_config(num_towers=3).device_count["CPU"] == 3
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
-    places, config = devices.of_towers(3)
-    assert places == ["/gpu:0", "/gpu:1", "/gpu:2"] and config.allow_soft_placement
+    assert devices.of_towers(3) == ["/gpu:0", "/gpu:1", "/gpu:2"]
+    assert devices.session_config(num_towers=3).allow_soft_placement
+
+
+@pytest.mark.parametrize(("num_microbatches", "threads"), [(1, 8), (4, 2), (3, 2), (8, 1), (32, 1)])
+def test_an_op_gets_its_micro_batches_share_of_the_cores(monkeypatch, num_microbatches, threads):
+    monkeypatch.setattr(devices, "has_gpu", lambda: False)
+    monkeypatch.setattr(devices, "num_cores", lambda: 8)
+    assert devices.session_config(num_microbatches).intra_op_parallelism_threads == threads

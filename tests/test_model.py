@@ -121,7 +121,7 @@ def test_lrn_equals_numpy_forward_and_the_library_backward(graph, kind):
     for size in (3.0, 100.0):
         values, upstream = rng.randn(2, 5, 5, 64) * size, rng.randn(2, 5, 5, 64)
         x = tf.constant(values, tf.float32)
-        y = layers.local_response_normalization(x, kind, "norm")
+        y = layers.local_response_normalization(x, kind)
         reference = tf.nn.lrn(x, 4, bias=1.0, alpha=0.001 / 9.0, beta=0.75)
         dy = tf.constant(upstream, tf.float32)
         with tf.Session() as session:
@@ -134,7 +134,7 @@ def test_lrn_gradient_is_the_slope(graph):
     """Central differences, in float64: independent of every formula."""
     values, direction = np.random.RandomState(0).randn(2, 1, 1, 64) * 20, np.random.RandomState(1).randn(2, 1, 1, 64)
     x = tf.constant(values, tf.float32)
-    y = layers.local_response_normalization(x, "matmul", "norm")
+    y = layers.local_response_normalization(x, "matmul")
     slope = (normalize(values + 1e-4 * direction) - normalize(values - 1e-4 * direction)).sum() / 2e-4
     with tf.Session() as session:
         gradient = session.run(tf.gradients(y, x))[0]

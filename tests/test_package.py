@@ -165,6 +165,7 @@ def test_modules_import_each_other_in_reading_order_only():
         "records",
         "summaries",
         "devices",
+        "microbatches",
         "layers",
         "cifar10_input",
         "model",

@@ -12,7 +12,7 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import SCRIPTS, TRAIN_FLAGS, environment, train, write_noise
+from conftest import SCRIPTS, arguments, environment, run_script, train, write_noise
 
 from cifar10 import checkpoints, datasets, runs
 from cifar10.errors import DataError, RunError
@@ -94,12 +94,14 @@ def test_one_seed_gives_one_run_and_another_another(uninterrupted, synthetic_dir
     ("script", "flags"), [("cifar10_train", {}), ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8})]
 )
 def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(script, flags, synthetic_dir, tmp_path):
-    train(synthetic_dir, tmp_path / "expected", script, max_steps=16, **flags)
+    """All as processes: the first session of each decides on how many threads an op, and so its sums, are divided."""
     killed = tmp_path / "killed"
-    values = {**TRAIN_FLAGS, **flags, "save_checkpoint_steps": 5, "data_dir": synthetic_dir, "train_dir": killed}
-    arguments = [f"--{name}={value}" for name, value in values.items()]
+    run_script(script, *arguments(synthetic_dir, tmp_path / "expected", max_steps=16, **flags), check=0)
     process = subprocess.Popen(
-        [sys.executable, SCRIPTS / f"{script}.py", *arguments], stdout=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, SCRIPTS / f"{script}.py", *arguments(synthetic_dir, killed, save_checkpoint_steps=5, **flags)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
     )
     for line in process.stdout:
         if ": step 12," in line:
@@ -108,7 +110,7 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(script, flag
     assert process.wait() == -signal.SIGKILL
     assert tf.train.latest_checkpoint(str(killed)).endswith("model.ckpt-10")
 
-    train(synthetic_dir, killed, script, max_steps=16, **flags)
+    run_script(script, *arguments(synthetic_dir, killed, max_steps=16, **flags), check=0)
     assert [line["step"] for line in record(killed)] == [0, 10, 16]
     assert losses(killed) == losses(tmp_path / "expected")  # to the last bit
     assert int(tf.train.load_variable(str(killed), "global_step")) == 16
