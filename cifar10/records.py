@@ -8,6 +8,7 @@ import numpy as np
 from cifar10.datasets import DEPTH, HEIGHT, LABEL_BYTES, RECORD_BYTES, WIDTH
 from cifar10.errors import DataError
 
+RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
 REMEDY = "delete it and run again to have it restored, or copy it anew"
 
 
@@ -49,12 +50,16 @@ def load(dataset, data_dir, split):
     start = 0
     for path, (_, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
         _check_size(path, count)
-        records = np.fromfile(path, np.uint8).reshape(count, RECORD_BYTES)
-        planes = records[:, LABEL_BYTES:].reshape(count, DEPTH, HEIGHT, WIDTH)
-        examples.images[start : start + count] = planes.transpose(0, 2, 3, 1)
-        examples.labels[start : start + count] = records[:, LABEL_BYTES - 1]
-        _check_labels(path, examples.labels[start : start + count], dataset.num_classes)
-        start += count
+        end = start + count
+        with open(path, "rb") as file:
+            for i in range(start, end, RECORDS_AT_ONCE):
+                j = min(i + RECORDS_AT_ONCE, end)
+                records = np.fromfile(file, np.uint8, (j - i) * RECORD_BYTES).reshape(j - i, RECORD_BYTES)
+                planes = records[:, LABEL_BYTES:].reshape(j - i, DEPTH, HEIGHT, WIDTH)
+                examples.images[i:j] = planes.transpose(0, 2, 3, 1)
+                examples.labels[i:j] = records[:, LABEL_BYTES - 1]
+        _check_labels(path, examples.labels[start:end], dataset.num_classes)
+        start = end
     return examples
 
 
