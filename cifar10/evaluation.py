@@ -40,7 +40,6 @@ class Evaluator:
         use_fp16=False,
         use_moving_averages=True,
         moving_average_decay=training.MOVING_AVERAGE_DECAY,
-        microbatch_size=None,
     ):
         """Builds the graph.
 
@@ -52,7 +51,6 @@ class Evaluator:
           use_fp16: whether to compute in half precision: see model.inference.
           use_moving_averages: whether to restore the moving averages in place of the variables.
           moving_average_decay: of the training; only the names of the averages matter here.
-          microbatch_size: see microbatches.size.
 
         Raises:
           RunError: num_examples is more than there are.
@@ -64,7 +62,7 @@ class Evaluator:
         self._num_examples = num_examples
         batch_size = min(batch_size, num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
-        microbatch_size = microbatches.size(microbatch_size)
+        microbatch_size = microbatches.size(None)
         config = devices.session_config(microbatches.count(batch_size, microbatch_size))
         self.graph = tf.Graph()
         with self.graph.as_default():

@@ -42,6 +42,9 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="a
     def connect(x, weights, biases):
         return tf.matmul(x, cast(weights)) + cast(biases)
 
+    def connect_and_rectify(x, weights, biases):
+        return tf.nn.relu(connect(x, weights, biases))
+
     def name_output(x, name, shown=False):
         """Names a layer's output and shows it in TensorBoard; returns the micro-batches to go on with."""
         whole = microbatches.join(x, name)
@@ -76,12 +79,12 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="a
         features = x[0].shape[1:].num_elements()
         weights = layers.weights([features, 384], stddev=0.04, weight_decay=0.004, seed=seed)
         x = each(lambda x: tf.reshape(x, [-1, features]), x)
-        x = each(lambda *layer: tf.nn.relu(connect(*layer)), x, weights, layers.biases([384], 0.1))
+        x = each(connect_and_rectify, x, weights, layers.biases([384], 0.1))
         x = name_output(x, "local3", shown=True)
 
     with tf.variable_scope("local4"):
         weights = layers.weights([384, 192], stddev=0.04, weight_decay=0.004, seed=seed)
-        x = each(lambda *layer: tf.nn.relu(connect(*layer)), x, weights, layers.biases([192], 0.1))
+        x = each(connect_and_rectify, x, weights, layers.biases([192], 0.1))
         x = name_output(x, "local4", shown=True)
 
     with tf.variable_scope("softmax_linear"):
