@@ -35,6 +35,12 @@ def session_config(num_microbatches=1, num_towers=1, log_placement=False):
     return config
 
 
+def describe():
+    """Returns what the record of a run says of the machine: its cores and the names of its GPUs."""
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return {"cores": num_cores(), "gpus": [gpu.get("device_name", "unknown") for gpu in gpus]}
+
+
 def num_cores():
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

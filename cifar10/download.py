@@ -16,14 +16,9 @@ import urllib.error
 import urllib.request
 import zlib
 
-from cifar10 import synthetic
+from cifar10 import locks, synthetic
 from cifar10.datasets import SPLITS
 from cifar10.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
 ATTEMPTS = 5  # requests before a download is given up
@@ -63,7 +58,10 @@ def ensure(dataset, data_dir, url=None, sha256=None):
             if os.path.lexists(path) and not os.path.isdir(path):
                 raise DataError(f"{path} is not a folder: remove it, or choose another --data_dir")
         os.makedirs(data_dir, exist_ok=True)
-        with _lock(os.path.join(data_dir, f".{dataset.name}.lock"), f"Waiting for another process to fill {folder}"):
+        with locks.held(
+            os.path.join(data_dir, f".{dataset.name}.lock"),
+            lambda holder: print(f"Waiting for {holder} to fill {folder}", flush=True),
+        ):
             if _missing(dataset, folder):  # another process may have put them there meanwhile
                 _fill(dataset, data_dir, url, sha256)
     except OSError as error:
@@ -74,21 +72,6 @@ def _missing(dataset, folder):
     """Returns the names of the record files that folder lacks; a broken link counts as the user's file."""
     names = [name for split in SPLITS for name, _ in dataset.files(split)]
     return [name for name in names if not os.path.lexists(os.path.join(folder, name))]
-
-
-@contextlib.contextmanager
-def _lock(path, waiting):
-    """Holds the lock file at path. It is never removed: another process may just be waiting for this very file."""
-    with open(path, "a") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(waiting, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a network file system without locks: going on is better than not training at all
-        yield
 
 
 def _fill(dataset, data_dir, url, sha256):
@@ -144,7 +127,8 @@ def _archive(dataset, data_dir, url, sha256):
         folder = dataset.path(data_dir)
         raise DataError(
             f"Cannot download {url}: {error}. By hand: put {archive.filename} ({_stamp(size, sha256)}) into {data_dir} "
-            f"or {', '.join(_missing(dataset, folder))} into {folder}. Without any download: --dataset=synthetic"
+            f"or {', '.join(_missing(dataset, folder))} into {folder}. From a mirror: "
+            "--data_url. Without any download: --dataset=synthetic"
         ) from error
     os.replace(f"{path}.part", path)
     return path

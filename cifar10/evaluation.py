@@ -1,5 +1,6 @@
 """Checkpoint -> precision @ 1."""
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -11,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import checkpoints, cifar10_input, devices, microbatches, model, runs, summaries, training
 from cifar10.errors import RunError
 
-POLL_SECS = 5.0  # between two looks whether the run has ended
+POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
 WAITING_LINE_SECS = 300.0  # between two lines that say what is waited for
 
 
@@ -71,10 +72,11 @@ class Evaluator:
             with tf.name_scope("precision"):
                 self._correct = tf.reduce_sum(tf.cast(tf.nn.in_top_k(logits, labels, 1), tf.int64))
             self._summaries = summaries.merged()
-            to_restore = None
+            self._to_restore = {variable.op.name: variable for variable in tf.global_variables()}
             if use_moving_averages:
-                to_restore = tf.train.ExponentialMovingAverage(moving_average_decay).variables_to_restore()
-            self._saver = tf.train.Saver(to_restore)
+                averages = tf.train.ExponentialMovingAverage(moving_average_decay)
+                self._to_restore = averages.variables_to_restore()
+            self._saver = tf.train.Saver(self._to_restore)
             self._session = tf.Session(config=config)
 
     def evaluate(self, path):
@@ -87,9 +89,16 @@ class Evaluator:
           (Result, the summaries of its last batch as bytes).
 
         Raises:
-          One of checkpoints.UNREADABLE: the checkpoint is missing, damaged or of another network.
+          RunError: the checkpoint is missing, damaged or of another network.
         """
-        self._saver.restore(self._session, path)
+        try:
+            difference = checkpoints.difference(path, self._to_restore)
+            if not difference:
+                self._saver.restore(self._session, path)
+        except checkpoints.UNREADABLE as error:
+            raise RunError(f"{path}: cannot be evaluated ({checkpoints.reason(error)})") from None
+        if difference:
+            raise RunError(f"{path}: {difference}")
         counts = [self._session.run(self._correct) for _ in range(self._num_batches - 1)]
         last_count, summary = self._session.run([self._correct, self._summaries])
         return Result(checkpoints.step(path), int(np.sum(counts) + last_count), self._num_examples), summary
@@ -136,52 +145,70 @@ def watch(evaluator, checkpoint_dir, eval_dir, interval_secs=300):
 
 
 def _new_checkpoints(checkpoint_dir, interval_secs):
-    """Yields the path of each new checkpoint, newest first where several are new, until the final one has been."""
-    step = -1
-    waiting_since = told = time.time()
+    """Yields the path of each new checkpoint, the newest where several are new, until the final one has been.
 
-    def ended():
-        nonlocal told
-        if runs.is_final(checkpoint_dir, step):
-            return True
-        if time.time() - told >= WAITING_LINE_SECS:
-            told = time.time()
-            print(f"Waiting for a new checkpoint in {checkpoint_dir} since {told - waiting_since:.0f} s", flush=True)
-        return False
-
-    if not checkpoints.paths(checkpoint_dir):
-        print(f"No checkpoint file found in {checkpoint_dir}; waiting for the first", flush=True)
-    for path in _states(checkpoint_dir, ended):
-        started = time.time()
-        step = checkpoints.step(path)
-        yield path
-        if runs.is_final(checkpoint_dir, step):
-            return
-        time.sleep(max(0.0, started + interval_secs - time.time()))
-        waiting_since = told = time.time()
-
-
-def _states(checkpoint_dir, ended):
-    """Yields what the state file `checkpoint` names, whenever it changes, also after it was damaged for a while."""
-    last = None
+    A checkpoint is known by its path and the time of its writing, as a run that was begun anew writes the old names.
+    """
+    seen = {}
+    last_step = -1
+    waiting = _Waiting(checkpoint_dir)
     while True:
-        try:
-            for path in tf.train.checkpoints_iterator(checkpoint_dir, timeout=POLL_SECS, timeout_fn=ended):
-                if path != last:
-                    last = path
-                    yield path
+        started = time.time()
+        found = _written(checkpoint_dir)
+        new = [path for path in reversed(found) if found[path] != seen.get(path)]
+        if new:
+            last_step = checkpoints.step(new[0])
+            waiting.ends()
+        seen = found
+        for path in new:
+            if (why := checkpoints.fault(path)) is None:
+                yield path
+                break
+            print(f"{path}: cannot be evaluated, as {why}; taking the one before it, or waiting", flush=True)
+        if runs.is_final(checkpoint_dir, last_step):
             return
-        except ValueError as error:
-            state = os.path.join(checkpoint_dir, "checkpoint")
-            print(f"{state}: cannot be read ({checkpoints.reason(error)}); looking again", flush=True)
-            time.sleep(POLL_SECS)
+        if not new:
+            waiting.tell(found)
+        time.sleep(max(0.0, started + (interval_secs if new else POLL_SECS) - time.time()))
 
 
-def _evaluate(evaluator, path, writer):
+def _written(directory):
+    """Returns {path: time of writing} of the checkpoints in a directory, oldest step first."""
+    written = {}
+    for path in checkpoints.paths(directory):
+        with contextlib.suppress(OSError):  # deleted meanwhile
+            written[path] = os.stat(f"{path}.index").st_mtime_ns
+    return written
+
+
+class _Waiting:
+    """Says what is waited for: at once where there is no checkpoint, and then every WAITING_LINE_SECS."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._told_of_none = False
+        self.ends()
+
+    def ends(self):
+        self._since = self._told = time.time()
+
+    def tell(self, found):
+        now = time.time()
+        due = now - self._told >= WAITING_LINE_SECS
+        if found and due:
+            print(f"Waiting for a new checkpoint in {self._directory} since {now - self._since:.0f} s", flush=True)
+        if not found and (due or not self._told_of_none):
+            missing = "" if os.path.isdir(self._directory) else ", which is not there"
+            print(f"No checkpoint file found in {self._directory}{missing}; waiting", flush=True)
+        self._told_of_none = not found
+        if due:
+            self._told = now
+
+
+def _evaluate(evaluator, path, event_file):
     result, summary = evaluator.evaluate(path)
     print(f"{datetime.datetime.now()}: precision @ 1 = {result.precision:.3f}", flush=True)
-    writer.add_summary(summary, result.step)
+    event_file.add_summary(summary, result.step)
     value = tf.Summary.Value(tag="Precision @ 1", simple_value=result.precision)
-    writer.add_summary(tf.Summary(value=[value]), result.step)
-    writer.flush()
+    event_file.add_summary(tf.Summary(value=[value]), result.step)
     return result

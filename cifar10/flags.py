@@ -4,12 +4,13 @@ Flags stop here, at the package's own functions and at the scripts; everything b
 """
 
 import os
+import re
 import sys
 
 import tensorflow.compat.v1 as tf
 from absl import app, flags
 
-from cifar10 import datasets
+from cifar10 import datasets, signals
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.errors import UserError
 from cifar10.layers import LRN_KINDS
@@ -46,12 +47,23 @@ FLAGS = PackageFlags()
 
 
 def define_data_flags():
-    """Defines the flag that says which pictures to use."""
+    """Defines the flags that say which pictures to use."""
     flags.DEFINE_enum(
         "dataset",
         "cifar10",
         list(datasets.ALL),
         "Pictures to use: cifar10 is downloaded unless it is in data_dir; synthetic is drawn on the spot.",
+    )
+    flags.DEFINE_string(
+        "data_url", None, "Mirror to download the archive from; it must be the published one, byte by byte."
+    )
+    flags.DEFINE_string(
+        "data_sha256", None, "What the archive must hash to, in hex, in place of the published size and sha256."
+    )
+    flags.register_validator(
+        "data_sha256",
+        lambda value: value is None or re.fullmatch("[0-9a-fA-F]{64}", value),
+        message="a sha256 has 64 hexadecimal digits",
     )
 
 
@@ -116,7 +128,7 @@ def main(run):
     """Parses the command line strictly and calls run(**values) with the value of every flag of script and package.
 
     A leading ~ in a directory is the home directory. A UserError ends the program with exit code 1 and its one line on
-    stderr.
+    stderr; a signal with 128 + its number and a line.
     """
     script = sys.argv[0]
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
@@ -127,10 +139,17 @@ def main(run):
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: write flags as --name=value")
         values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
-        directories = {name: os.path.expanduser(value) for name, value in values.items() if name.endswith("_dir")}
+        for name in [name for name in values if name.endswith("_dir")]:
+            if not values[name]:
+                raise app.UsageError(f"flag --{name}=: give it a directory")
+            values[name] = os.path.expanduser(values[name])
         try:
-            run(**{**values, **directories})
+            with signals.raised():
+                run(**values)
         except UserError as error:
             sys.exit(f"{os.path.basename(script)}: {error}")
+        except signals.Interrupted as interrupted:
+            print(f"{os.path.basename(script)}: {interrupted}", file=sys.stderr, flush=True)
+            raise
 
     app.run(with_values)

@@ -2,7 +2,6 @@
 
 import datetime
 import math
-import os
 import time
 
 import tensorflow.compat.v1 as tf
@@ -10,12 +9,17 @@ import tensorflow.compat.v1 as tf
 from cifar10 import checkpoints
 from cifar10.errors import RunError
 
+CANNOT_SAVE = (OSError, tf.errors.OpError, ValueError)  # what checkpoints.save raises
+MAX_FAILED_SAVES = 10  # in a row, before training gives up
+PAUSE_SECS = 30.0  # between two attempts to save the final checkpoint
+HOUSEKEEPING = "housekeeping/"  # name scope of ops that are not the network's
+
 
 class Scaffold(tf.train.Scaffold):
     """Keeps the ops that every session needs out of the graph's first level, where TensorBoard shows the layers."""
 
     def finalize(self):
-        with tf.name_scope("housekeeping"):
+        with tf.name_scope(HOUSEKEEPING):
             return super().finalize()
 
 
@@ -37,33 +41,25 @@ class StepHook(tf.train.SessionRunHook):
 class ConsoleHook(StepHook):
     """Prints the tutorial's line every few steps, records it, and stops training whose loss is not finite."""
 
-    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency, save):
+    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency):
         super().__init__(run)
         self._fetches = {"loss": loss, "learning_rate": learning_rate}
         self._batch_size = batch_size
         self._num_towers = num_towers
         self._log_frequency = log_frequency
-        self._save = save
 
     def begin(self):
-        self._learning_rate = None
         self._start_time = time.time()
         self._steps = 0
-
-    def diverged(self, what):
-        """Returns the error that says so, to be raised at the current step."""
-        rate = "" if self._learning_rate is None else f" at learning rate {self._learning_rate:g}"
-        last = self._save.last or "not there: none was saved"
-        return RunError(f"step {self.step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._fetches)
 
     def after_step(self, step, results):
         loss = float(results["loss"])
-        self._learning_rate = results["learning_rate"]
+        self.run.learning_rate = float(results["learning_rate"])
         if not math.isfinite(loss):
-            raise self.diverged(f"the loss is {loss}")
+            raise self.run.diverged(step, f"the loss is {loss}")
         self._steps += 1
         if not self._log_frequency or step % self._log_frequency:
             return
@@ -84,10 +80,10 @@ class ConsoleHook(StepHook):
 class SummaryHook(StepHook):
     """Writes the summaries of every so many steps, and the speed, into the run's event file."""
 
-    def __init__(self, run, summary_op, writer, every_steps):
+    def __init__(self, run, summary_op, event_file, every_steps):
         super().__init__(run)
         self._summary_op = summary_op
-        self._writer = writer
+        self._event_file = event_file
         self._every_steps = every_steps
         self._last = None
 
@@ -98,49 +94,88 @@ class SummaryHook(StepHook):
     def after_step(self, step, results):
         if results is None:
             return
-        self._writer.add_summary(results, step)
+        self._event_file.add_summary(results, step)
         now = time.time()
         if self._last is not None:
             speed = self._every_steps / (now - self._last)
-            self._writer.add_summary(
+            self._event_file.add_summary(
                 tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
             )
         self._last = now
 
 
 class SaveHook(StepHook):
-    """Saves a checkpoint at the beginning, every so often, and at the end.
+    """Saves a checkpoint at the beginning, every so often, and at the end; never one with values that are not finite.
 
-    Attributes:
-      last: path of the newest checkpoint, or None.
+    A disk that is full, or away, ends no run: training goes on, and a later save may succeed.
     """
 
-    def __init__(self, run, saver, writer, every_secs, every_steps):
+    def __init__(self, run, saver, event_file, every_secs, every_steps, keep, request):
         super().__init__(run)
         self._saver = saver
-        self._writer = writer
+        self._event_file = event_file
         self._timer = tf.train.SecondOrStepTimer(
             every_secs=None if every_steps else every_secs, every_steps=every_steps or None
         )
-        self.last = run.checkpoint
+        self._keep = keep
+        self._request = request
+        self._failures = 0
+
+    def begin(self):
+        self._variables = [variable for variable in tf.global_variables() if variable.dtype.is_floating]
+        with tf.name_scope(HOUSEKEEPING):
+            self._finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self._variables]
 
     def after_create_session(self, session, coord):
-        tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, "graph.pbtxt")
-        self._writer.add_graph(session.graph)
-        self._timer.update_last_triggered_step(self.step)
         self._session = session
-        if self.last is None:
-            self._save(self.step)
+        self._timer.update_last_triggered_step(self.step)
+        try:
+            tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, "graph.pbtxt")
+            self._event_file.add_graph(session.graph)
+            self._event_file.add_start(self.step)
+            if self.run.checkpoint is None:
+                self._save(self.step)
+        except CANNOT_SAVE as error:
+            raise self._given_up(self.step, error) from None
 
     def after_step(self, step, results):
+        self.run.step = step + 1
         if self._timer.should_trigger_for_step(step + 1):
             self._timer.update_last_triggered_step(step + 1)
-            self._save(step + 1)
+            self._try_to_save(step + 1, "training goes on, and the next save may succeed")
 
     def end(self, session):
-        if checkpoints.step(self.last) != self.step:
-            self._save(self.step)
+        if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == self.step:
+            return
+        while not self._try_to_save(self.step, f"trying again every {PAUSE_SECS:g} s"):
+            pause_ends = time.time() + PAUSE_SECS
+            while time.time() < pause_ends and not self._request.signum:
+                time.sleep(min(0.1, PAUSE_SECS))
+
+    def _try_to_save(self, steps_done, consolation):
+        """Returns whether it was saved, and says what follows if not; gives up after too many failures."""
+        try:
+            self._save(steps_done)
+            self._failures = 0
+            return True
+        except CANNOT_SAVE as error:
+            self._failures += 1
+            if self._failures == MAX_FAILED_SAVES or self._request.signum:
+                raise self._given_up(steps_done, error) from None
+            print(
+                f"{self.run.train_dir}: step {steps_done} cannot be saved ({checkpoints.reason(error)}); {consolation}",
+                flush=True,
+            )
+            return False
 
     def _save(self, steps_done):
-        path = os.path.join(self.run.train_dir, checkpoints.NAME)
-        self.last = self._saver.save(self._session, path, global_step=steps_done)
+        for variable, finite in zip(self._variables, self._session.run(self._finite), strict=True):
+            if not finite:
+                raise self.run.diverged(steps_done, f"{variable.op.name} is not finite")
+        self.run.checkpoint = checkpoints.save(self._saver, self._session, self.run.train_dir, steps_done, self._keep)
+
+    def _given_up(self, steps_done, error):
+        return RunError(
+            f"{self.run.train_dir}: step {steps_done} cannot be saved ({checkpoints.reason(error)}); make room and "
+            f"start again, which continues from {self.run.checkpoint or 'the beginning'}"
+        )

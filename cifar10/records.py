@@ -1,6 +1,7 @@
 """Record files on disk -> validated arrays of pictures and labels."""
 
 import dataclasses
+import hashlib
 import os
 
 import numpy as np
@@ -19,10 +20,14 @@ def paths(dataset, data_dir, split):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Pictures, uint8 [num_examples, height, width, depth], and their labels, int32 [num_examples]."""
+    """Pictures, uint8 [num_examples, height, width, depth], and their labels, int32 [num_examples].
+
+    sha256 says what they are: {file name: hash of the file in hex}.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    sha256: dict = dataclasses.field(default_factory=dict)
 
     @property
     def count(self):
@@ -43,7 +48,8 @@ def load(dataset, data_dir, split):
       The Examples, in file order.
 
     Raises:
-      DataError: a file is missing, has another size than its number of records needs, or holds a label out of range.
+      DataError: a file is missing, has another size than its number of records needs, holds a label out of range, or
+        differs from the published one although others are the published ones.
     """
     count = dataset.num_examples(split)
     examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
@@ -51,15 +57,19 @@ def load(dataset, data_dir, split):
     for path, (_, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
         _check_size(path, count)
         end = start + count
+        sha256 = hashlib.sha256()
         with open(path, "rb") as file:
             for i in range(start, end, RECORDS_AT_ONCE):
                 j = min(i + RECORDS_AT_ONCE, end)
                 records = np.fromfile(file, np.uint8, (j - i) * RECORD_BYTES).reshape(j - i, RECORD_BYTES)
+                sha256.update(records)
                 planes = records[:, LABEL_BYTES:].reshape(j - i, DEPTH, HEIGHT, WIDTH)
                 examples.images[i:j] = planes.transpose(0, 2, 3, 1)
                 examples.labels[i:j] = records[:, LABEL_BYTES - 1]
         _check_labels(path, examples.labels[start:end], dataset.num_classes)
+        examples.sha256[os.path.basename(path)] = sha256.hexdigest()
         start = end
+    _check_sha256(dataset, data_dir, examples.sha256)
     return examples
 
 
@@ -83,3 +93,24 @@ def _check_labels(path, labels, num_classes):
             f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {num_classes - 1} "
             f"({bad.size} such records); {REMEDY}"
         )
+
+
+def _check_sha256(dataset, data_dir, found):
+    """Refuses a damaged file of the published set. A set without any published file is the user's own."""
+    other = [name for name, sha256 in found.items() if sha256 != dataset.sha256.get(name, sha256)]
+    if not other or not any(_sha256(dataset, data_dir, name, found) == dataset.sha256[name] for name in dataset.sha256):
+        return
+    path = os.path.join(dataset.path(data_dir), other[0])
+    raise DataError(
+        f"{path}: expected sha256 {dataset.sha256[other[0]]} as published, found {found[other[0]]}, while other files "
+        f"are the published ones; {REMEDY}"
+    )
+
+
+def _sha256(dataset, data_dir, name, found):
+    if name not in found:
+        try:
+            return hashlib.sha256(np.fromfile(os.path.join(dataset.path(data_dir), name), np.uint8)).hexdigest()
+        except OSError:
+            return None
+    return found[name]

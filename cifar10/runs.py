@@ -4,8 +4,9 @@ A script makes a Run first, which says at which step training continues, builds 
 calls Run.train.
 """
 
+import concurrent.futures
+import contextlib
 import datetime
-import json
 import os
 import platform
 import sys
@@ -13,64 +14,128 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, hooks, summaries
+from cifar10 import checkpoints, events, hooks, locks, signals, summaries
 from cifar10.errors import RunError
+from cifar10.journal import Journal
 
 RECORD = "runs.jsonl"  # one line a start and a stop
 METRICS = "metrics.jsonl"  # what the console prints, to the last digit
+LOCK = "trainer.lock"
 FINISHED = "max_steps"  # the reason of a stop after which no checkpoint follows
+
+# The tutorial's, ours, and those of a run that was killed while it began.
+NAMES_OF_A_RUN = (
+    *(RECORD, METRICS, LOCK, checkpoints.STATE, checkpoints.SAVING, checkpoints.NAME),
+    *("graph.pbtxt", "events.out.tfevents"),
+)
 
 
 class Run:
     """One stretch of training in train_dir, from the newest readable checkpoint or from the beginning.
 
+    A context manager, which holds train_dir's lock: one trainer at a time.
+
     Attributes:
       train_dir: the folder.
-      checkpoint: path of the checkpoint that training continues from, or None.
-      start_step: int, the global step it is of.
+      checkpoint: path of the newest checkpoint: first the one that training continues from, or None.
+      start_step: int, the global step it continues from.
+      step: int, the number of steps done, those before start_step included.
+      learning_rate: float, of the newest step, or None.
     """
 
-    def __init__(self, train_dir, restart=False):
-        """Looks into train_dir, changing nothing but for `restart`, which moves what is there aside.
+    def __init__(self, train_dir, restart=False, **description):
+        """Opens the run in train_dir, or begins one.
+
+        Args:
+          train_dir: the folder, made if it is not there.
+          restart: whether to move what is there aside and begin anew.
+          **description: what is recorded of this start; `dataset` must be that of the starts before it.
 
         Raises:
-          RunError: train_dir holds files but no run, or its checkpoints cannot be read, or it cannot be written.
+          RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
+            read, or are of another data set, or it cannot be written.
         """
         self.train_dir = train_dir
-        _refuse_foreign_files(train_dir)
-        if restart and os.path.isdir(train_dir) and os.listdir(train_dir):
-            _move_aside(train_dir)
-        self.checkpoint = checkpoints.newest_readable(train_dir)
-        if self.checkpoint is None and checkpoints.paths(train_dir):
+        self.learning_rate = None
+        self._told_of_metrics = False
+        self._record = Journal(os.path.join(train_dir, RECORD))
+        self._metrics = Journal(os.path.join(train_dir, METRICS))
+        check(train_dir)
+        with contextlib.ExitStack() as stack:
+            try:
+                self._take_lock(stack)
+                if restart and os.listdir(train_dir) != [LOCK]:
+                    _move_aside(train_dir)
+                    self._take_lock(stack)
+                self.checkpoint = checkpoints.newest_readable(train_dir)
+                self._refuse_other_runs(description.get("dataset"))
+                checkpoints.settle(train_dir, self.checkpoint)
+                self.start_step = self.step = checkpoints.step(self.checkpoint) if self.checkpoint else 0
+                self.record(
+                    "start",
+                    step=self.start_step,
+                    program=os.path.basename(sys.argv[0]),
+                    arguments=sys.argv[1:],
+                    versions={
+                        "python": platform.python_version(),
+                        "tensorflow": tf.version.VERSION,
+                        "numpy": np.__version__,
+                    },
+                    **description,
+                )
+            except OSError as error:
+                raise _cannot_write(train_dir, error) from None
+            self._lock = stack.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, traceback):
+        if error is not None:
+            name = error.name if isinstance(error, signals.Interrupted) else checkpoints.reason(error)
+            self._record_stop(name)
+        self._lock.close()
+
+    def _take_lock(self, stack):
+        def busy(holder):
             raise RunError(
-                f"{train_dir}: none of its checkpoints can be read; --restart moves them aside and begins anew"
+                f"{self.train_dir}: {holder} is training in it; wait for its end, or choose another --train_dir"
             )
-        self.start_step = 0
-        if self.checkpoint is not None:
-            self.start_step = int(tf.train.load_variable(self.checkpoint, "global_step"))
-        try:
-            os.makedirs(train_dir, exist_ok=True)
-            self.record(
-                "start",
-                step=self.start_step,
-                program=os.path.basename(sys.argv[0]),
-                arguments=sys.argv[1:],
-                versions={
-                    "python": platform.python_version(),
-                    "tensorflow": tf.version.VERSION,
-                    "numpy": np.__version__,
-                },
+
+        os.makedirs(self.train_dir, exist_ok=True)
+        stack.enter_context(locks.held(os.path.join(self.train_dir, LOCK), busy))
+
+    def _refuse_other_runs(self, dataset):
+        if self.checkpoint is None and checkpoints.paths(self.train_dir):
+            raise RunError(
+                f"{self.train_dir}: none of its checkpoints can be read; --restart moves them aside and begins anew"
             )
-        except OSError as error:
-            raise RunError(f"{train_dir}: cannot be written ({error.strerror}); choose another --train_dir") from None
+        before = trained_on(self.train_dir)
+        if self.checkpoint and dataset and before and before != dataset:
+            raise RunError(
+                f"{self.train_dir}: was trained on --dataset={before}, not {dataset}; choose that, or another "
+                "--train_dir, or --restart"
+            )
 
     def record(self, event, **values):
         """Appends one line to the run's record."""
-        _append(os.path.join(self.train_dir, RECORD), {"event": event, **values})
+        self._record.append({"event": event, **values})
 
     def log_metrics(self, values):
-        """Appends one line to the run's metrics."""
-        _append(os.path.join(self.train_dir, METRICS), values)
+        """Appends one line to the run's metrics; a disk that is full is reported once and ends nothing."""
+        try:
+            self._metrics.append(values)
+            self._told_of_metrics = False
+        except OSError as error:
+            if not self._told_of_metrics:
+                print(f"{self._metrics.path}: cannot be written ({error.strerror}); going on without it", flush=True)
+            self._told_of_metrics = True
+
+    def diverged(self, step, what):
+        """Returns the error that says so, to be raised at that step."""
+        rate = "" if self.learning_rate is None else f" at learning rate {self.learning_rate:g}"
+        last = self.checkpoint or "not there: none was saved"
+        return RunError(f"step {step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
 
     def train(
         self,
@@ -87,7 +152,7 @@ class Run:
         save_summaries_steps=100,
         config=None,
     ):
-        """Trains the current graph up to global step max_steps, and saves.
+        """Trains the current graph up to global step max_steps, and saves; a signal stops it at the end of a step.
 
         Args:
           train_op: op that runs one step and increments the global step.
@@ -104,59 +169,102 @@ class Run:
           config: tf.ConfigProto of the session.
 
         Raises:
-          RunError: the loss is not finite.
+          RunError: the loss or a variable is not finite, the checkpoint is of another network, or the run cannot be
+            saved.
+          signals.Interrupted: SIGTERM, SIGINT or SIGHUP came; the run was saved.
         """
-        saver = tf.train.Saver(max_to_keep=keep_checkpoints, save_relative_paths=True)
-        saver.recover_last_checkpoints(checkpoints.paths(self.train_dir))
-        writer = tf.summary.FileWriter(self.train_dir)
-        save = hooks.SaveHook(self, saver, writer, save_checkpoint_secs, save_checkpoint_steps)
-        console = hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save)
-        run_hooks = [console, save]
-        if save_summaries_steps:
-            run_hooks.insert(1, hooks.SummaryHook(self, summaries.merged(), writer, save_summaries_steps))
-        try:
+        self._refuse_other_networks()
+        saver = tf.train.Saver(max_to_keep=0)
+        with signals.deferred() as request, events.EventFile(self.train_dir) as event_file:
+            run_hooks = [
+                hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency),
+                hooks.SaveHook(
+                    self, saver, event_file, save_checkpoint_secs, save_checkpoint_steps, keep_checkpoints, request
+                ),
+            ]
+            if save_summaries_steps:
+                run_hooks.insert(1, hooks.SummaryHook(self, summaries.merged(), event_file, save_summaries_steps))
             with tf.train.SingularMonitoredSession(
                 run_hooks, hooks.Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
             ) as session:
-                for _ in range(self.start_step, max_steps):
-                    _run_step(session, train_op, console)
-        except BaseException as error:
-            self.record("stop", step=save.step, reason=checkpoints.reason(error))
-            raise
-        finally:
-            writer.close()
-        self.record("stop", step=save.step, reason=FINISHED)
+                if max_steps > self.step:
+                    self._run_first_step(session, train_op, request)
+                while self.step < max_steps and not request.signum:
+                    self._run_step(session, train_op)
+            if request.signum:
+                raise self._interrupted(request)
+        self._record_stop(FINISHED)
+
+    def _refuse_other_networks(self):
+        if self.checkpoint is not None:
+            expected = {variable.op.name: variable for variable in tf.global_variables()}
+            if difference := checkpoints.difference(self.checkpoint, expected):
+                raise RunError(f"{self.checkpoint}: {difference}")
+
+    def _run_first_step(self, session, train_op, request):
+        """Runs a step that may have to wait for its input: a signal cancels it, which loses nothing."""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = pool.submit(self._run_step, session, train_op)
+            while not concurrent.futures.wait([future], timeout=0.05).done:
+                if request.signum:
+                    session.raw_session().close()
+                    raise self._interrupted(request)
+            future.result()
+
+    def _run_step(self, session, train_op):
+        try:
+            session.run(train_op)
+        except tf.errors.InvalidArgumentError as error:
+            if "summary histogram" not in error.message:  # "Nan in summary histogram for: …", before the loss is seen
+                raise
+            raise self.diverged(self.step, "a weight, activation or gradient is not finite") from None
+
+    def _interrupted(self, request):
+        return signals.Interrupted(request.signum, f" at step {self.step}; saved as {self.checkpoint}")
+
+    def _record_stop(self, reason):
+        try:
+            self.record("stop", step=self.step, reason=reason)
+        except OSError as error:
+            print(f"{self._record.path}: cannot be written ({error.strerror})", flush=True)
+
+
+def check(train_dir):
+    """Looks whether train_dir can be trained in, and changes nothing.
+
+    Raises:
+      RunError: it cannot be written, is no folder, or a folder of somebody else's files: a train_dir is empty, or has a
+        run's files in it.
+    """
+    existing = os.path.abspath(train_dir)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        raise RunError(f"{existing}: is a file; choose another --train_dir")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"{existing}: cannot be written; choose another --train_dir")
+    if os.path.isdir(train_dir):
+        names = sorted(os.listdir(train_dir))
+        if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names):
+            raise RunError(f"{train_dir}: holds {names[0]!r} and no training run; choose an empty or a new --train_dir")
 
 
 def is_final(train_dir, step):
     """Returns whether the run in train_dir has ended at this step, so that no newer checkpoint is to come."""
-    try:
-        with open(os.path.join(train_dir, RECORD)) as lines:
-            last = json.loads(lines.readlines()[-1])
-    except (OSError, IndexError, ValueError):
-        return False  # no record: a run of the original tutorial's scripts, or one that has just begun
-    return last["event"] == "stop" and last["reason"] == FINISHED and last["step"] <= step
+    last = Journal(os.path.join(train_dir, RECORD)).last()
+    if last is None:  # no record: a run of the original tutorial's scripts, or one that has just begun
+        return False
+    return last.get("event") == "stop" and last.get("reason") == FINISHED and last.get("step", 0) <= step
 
 
-def _run_step(session, train_op, console):
-    try:
-        session.run(train_op)
-    except tf.errors.InvalidArgumentError as error:
-        if "summary histogram" not in error.message:  # "Nan in summary histogram for: …", before the loss is looked at
-            raise
-        raise console.diverged("a weight, activation or gradient is not finite") from None
+def trained_on(train_dir):
+    """Returns the name of the data set of the run in train_dir, or None if that is not on record."""
+    start = Journal(os.path.join(train_dir, RECORD)).last(event="start")
+    return start and start.get("dataset")
 
 
-def _refuse_foreign_files(train_dir):
-    """Raises RunError for a folder of somebody else's files: a train_dir is empty, or has a run's files in it."""
-    if not os.path.isdir(train_dir):
-        if os.path.lexists(train_dir):
-            raise RunError(f"{train_dir}: is a file; choose another --train_dir")
-        return
-    names = sorted(os.listdir(train_dir))
-    of_a_run = (RECORD, METRICS, "checkpoint", "graph.pbtxt", "events.out.tfevents", checkpoints.NAME)
-    if names and not any(name.startswith(of_a_run) for name in names):
-        raise RunError(f"{train_dir}: holds {names[0]!r} and no training run; choose an empty or a new --train_dir")
+def _cannot_write(train_dir, error):
+    return RunError(f"{train_dir}: cannot be written ({error.strerror}); choose another --train_dir")
 
 
 def _move_aside(train_dir):
@@ -166,8 +274,3 @@ def _move_aside(train_dir):
     except OSError as error:
         raise RunError(f"{train_dir}: cannot be moved to {aside} ({error.strerror}); move it away by hand") from None
     print(f"Moved the old run to {aside}", flush=True)
-
-
-def _append(path, values):
-    with open(path, "a") as file:
-        file.write(json.dumps({"time": datetime.datetime.now().astimezone().isoformat(), **values}) + "\n")

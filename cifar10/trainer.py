@@ -2,7 +2,7 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, download, records, runs, training
+from cifar10 import cifar10_input, datasets, devices, download, records, runs, training
 
 
 def train(
@@ -16,6 +16,8 @@ def train(
     num_towers=1,
     input_pipeline="dataset",
     min_fraction_of_examples_in_queue=cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
+    data_url=None,
+    data_sha256=None,
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -31,17 +33,26 @@ def train(
       num_towers: number of towers.
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
       min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
+      data_url, data_sha256: see download.ensure.
       **run_options: see runs.Run.train.
 
     Raises:
-      UserError: what the user has to mend.
+      UserError: what the user has to mend. Until all data has been found to be good, train_dir is not touched.
+      signals.Interrupted: a signal came; the run was saved.
     """
+    runs.check(train_dir)
     data = datasets.ALL[dataset]
-    download.ensure(data, data_dir)
+    download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "train")
-    run = runs.Run(train_dir, restart)
     global_batch_size = num_towers * batch_size
-    with tf.Graph().as_default():
+    if global_batch_size > examples.count:
+        print(
+            f"A batch of {global_batch_size} is more than the {examples.count} training pictures: each step sees some "
+            "of them several times",
+            flush=True,
+        )
+    description = {"dataset": dataset, "data": examples.sha256, "seed": seed, "devices": devices.describe()}
+    with runs.Run(train_dir, restart, **description) as run, tf.Graph().as_default():
         global_step = tf.train.get_or_create_global_step()
         if input_pipeline == "queue":
             images, labels = cifar10_input.queue_distorted_inputs(

@@ -6,13 +6,15 @@ It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the 
 
 from absl import flags as absl_flags
 
-from cifar10 import datasets, download, evaluation, flags, records
+from cifar10 import datasets, download, evaluation, flags, records, runs
 
 
 def run(
     *,
     data_dir,
     dataset,
+    data_url,
+    data_sha256,
     eval_data,
     num_examples,
     batch_size,
@@ -25,9 +27,12 @@ def run(
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
     data = datasets.ALL[dataset]
-    download.ensure(data, data_dir)
+    download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
     num_examples = num_examples or min(10_000, examples.count)
+    trained_on = runs.trained_on(checkpoint_dir)
+    if trained_on not in (None, dataset):
+        print(f"{checkpoint_dir}: was trained on --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     evaluator = evaluation.Evaluator(
         examples, num_examples, batch_size, data.num_classes, use_fp16, use_moving_averages
     )

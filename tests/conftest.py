@@ -19,6 +19,8 @@ sys.path.append(str(SCRIPTS))
 # The flags with which most tests train: few small steps, each with its line.
 TRAIN_FLAGS = {
     "dataset": "synthetic",
+    "data_url": None,
+    "data_sha256": None,
     "batch_size": 16,
     "use_fp16": False,
     "input_pipeline": "dataset",
@@ -32,6 +34,8 @@ TRAIN_FLAGS = {
 }
 EVAL_FLAGS = {
     "dataset": "synthetic",
+    "data_url": None,
+    "data_sha256": None,
     "batch_size": 128,
     "use_fp16": False,
     "eval_data": "test",
@@ -51,7 +55,7 @@ def train(data_dir, train_dir, script="cifar10_train", **flags):
 def arguments(data_dir, train_dir, **flags):
     """Returns the command-line arguments of what `train` does."""
     values = {**TRAIN_FLAGS, "data_dir": data_dir, "train_dir": train_dir, **flags}
-    return [f"--{name}={value}" for name, value in values.items()]
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 
 def evaluate(data_dir, checkpoint_dir, eval_dir, **flags):

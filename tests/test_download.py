@@ -647,7 +647,7 @@ def child(dataset, data_dir):
     return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, values)], stdout=subprocess.PIPE, text=True)
 
 
-needs_lock = pytest.mark.skipif(download.fcntl is None, reason="needs flock")
+needs_lock = pytest.mark.skipif(locks.fcntl is None, reason="needs flock")
 
 
 @needs_lock
@@ -657,7 +657,7 @@ def test_two_processes_download_once(data_dir, server, small):
         wait_until(lambda: server.ranges)
         with child(small, data_dir) as second:
             waiting = second.stdout.readline()
-            assert waiting == f"Waiting for another process to fill {data_dir / FOLDER}\n"
+            assert waiting == f"Waiting for process {first.pid} on {socket.gethostname()} to fill {data_dir / FOLDER}\n"
             server.release.set()
             assert second.stdout.read() == ""
     assert (first.returncode, second.returncode) == (0, 0)
@@ -673,7 +673,7 @@ def test_files_that_came_while_waiting_are_taken(data_dir, closed_url, monkeypat
             (data_dir / FOLDER / name).write_bytes(CONTENT[name])
         yield
 
-    monkeypatch.setattr(download, "_lock", lock)
+    monkeypatch.setattr(locks, "held", lock)
     download.ensure(dataset_of(WHOLE, closed_url), data_dir)
 
 
@@ -695,9 +695,9 @@ def test_platform_without_locks(data_dir, small, monkeypatch, cause):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     if cause == "no fcntl":
-        monkeypatch.setattr(download, "fcntl", None)
+        monkeypatch.setattr(locks, "fcntl", None)
     else:
-        monkeypatch.setattr(download.fcntl, "flock", unsupported)
+        monkeypatch.setattr(locks.fcntl, "flock", unsupported)
     download.ensure(small, data_dir)
     assert tree(data_dir) == DONE
 
