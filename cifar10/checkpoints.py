@@ -5,6 +5,7 @@ out of date, or name the folder that the run was in before it was moved.
 """
 
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -100,7 +101,11 @@ def _some(texts, count=3):
 
 
 def _remedy(shapes, missing, other):
-    if missing and all(name.endswith(AVERAGE) for name in missing) and not other:
+    if (
+        missing
+        and not other
+        and all(name.endswith(AVERAGE) and name.removesuffix(AVERAGE) in shapes for name in missing)
+    ):
         return "it was saved without moving averages: evaluate it with --nouse_moving_averages"
     if other and not missing and all(text.startswith("softmax_linear/") for text in other):
         return f"choose the --dataset of {shapes['softmax_linear/biases'][0]} classes that it was trained on"
@@ -124,7 +129,7 @@ def save(saver, session, directory, global_step, keep):
       The path of the checkpoint.
 
     Raises:
-      OSError, tf.errors.OpError or ValueError: it could not be saved; the older ones are as before.
+      OSError or tf.errors.OpError: it could not be saved; the older ones are as before.
     """
     saving = os.path.join(directory, SAVING)
     try:
@@ -141,6 +146,10 @@ def save(saver, session, directory, global_step, keep):
         earlier = [each for each in paths(directory) if each != path]
         too_many = max(0, len(earlier) + 1 - keep) if keep else 0
         _write_state(directory, [*earlier[too_many:], path])
+    except ValueError as error:  # what Saver.save makes of a folder that is not there
+        if os.path.isdir(saving):
+            raise
+        raise OSError(errno.ENOENT, f"{saving} was removed") from error
     finally:
         shutil.rmtree(saving, ignore_errors=True)
     for old in earlier[:too_many]:

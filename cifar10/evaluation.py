@@ -111,23 +111,25 @@ def evaluate_once(evaluator, checkpoint_dir, eval_dir):
     """Evaluates the newest readable checkpoint, prints and writes its precision, and returns the Result.
 
     Raises:
-      RunError: there is none.
+      RunError: there is none, or it is of another network.
     """
     path = checkpoints.newest_readable(checkpoint_dir)
     if path is None:
         raise RunError(f"No checkpoint file found in {checkpoint_dir}; train first, or choose another --checkpoint_dir")
-    with tf.Graph().as_default(), tf.summary.FileWriter(eval_dir, evaluator.graph) as writer:
-        return _evaluate(evaluator, path, writer)
+    with events.EventFile(eval_dir) as event_file:
+        event_file.add_graph(evaluator.graph)
+        return _evaluate(evaluator, path, event_file)
 
 
 def watch(evaluator, checkpoint_dir, eval_dir, interval_secs=300):
     """Evaluates each new checkpoint once, as it appears, until the run's final one is done.
 
-    A checkpoint that cannot be restored is reported and passed over.
+    One that cannot be used (damaged, not finite, of another network, deleted meanwhile) is reported and passed over;
+    so it goes on for as long as it takes.
 
     Args:
       evaluator: an Evaluator.
-      checkpoint_dir: the run's train_dir; may appear later.
+      checkpoint_dir: the run's train_dir; may appear later, and vanish and return.
       eval_dir: folder for the event file; nothing in it is deleted.
       interval_secs: least time between the starts of two evaluations, in seconds.
 
@@ -135,12 +137,13 @@ def watch(evaluator, checkpoint_dir, eval_dir, interval_secs=300):
       The Results, in order.
     """
     results = []
-    with tf.Graph().as_default(), tf.summary.FileWriter(eval_dir, evaluator.graph) as writer:
+    with events.EventFile(eval_dir) as event_file:
+        event_file.add_graph(evaluator.graph)
         for path in _new_checkpoints(checkpoint_dir, interval_secs):
             try:
-                results.append(_evaluate(evaluator, path, writer))
-            except checkpoints.UNREADABLE as error:
-                print(f"{path}: cannot be evaluated ({checkpoints.reason(error)}); waiting for the next", flush=True)
+                results.append(_evaluate(evaluator, path, event_file))
+            except RunError as error:
+                print(f"{error}; waiting for another", flush=True)
     return results
 
 
@@ -164,7 +167,7 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
             if (why := checkpoints.fault(path)) is None:
                 yield path
                 break
-            print(f"{path}: cannot be evaluated, as {why}; taking the one before it, or waiting", flush=True)
+            print(f"{path}: {why}; waiting for another", flush=True)
         if runs.is_final(checkpoint_dir, last_step):
             return
         if not new:

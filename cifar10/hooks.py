@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import checkpoints
 from cifar10.errors import RunError
 
-CANNOT_SAVE = (OSError, tf.errors.OpError, ValueError)  # what checkpoints.save raises
+CANNOT_SAVE = (OSError, tf.errors.OpError)  # what checkpoints.save raises
 MAX_FAILED_SAVES = 10  # in a row, before training gives up
 PAUSE_SECS = 30.0  # between two attempts to save the final checkpoint
 HOUSEKEEPING = "housekeeping/"  # name scope of ops that are not the network's

@@ -12,7 +12,7 @@ except ImportError:  # not on Windows
 
 @contextlib.contextmanager
 def held(path, busy):
-    """Holds the lock file at path. It is never removed: another process may just be waiting for this very file.
+    """Holds the lock file at path. It is never removed, as another process may just be waiting for this very file.
 
     Where the system or the file system has no locks nothing is held, which is better than not working at all.
 
@@ -34,4 +34,7 @@ def held(path, busy):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)

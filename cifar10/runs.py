@@ -203,8 +203,13 @@ class Run:
 
     def _run_first_step(self, session, train_op, request):
         """Runs a step that may have to wait for its input: a signal cancels it, which loses nothing."""
+
+        def run_in_thread():
+            with session.graph.as_default():  # each thread has a default graph of its own
+                self._run_step(session, train_op)
+
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            future = pool.submit(self._run_step, session, train_op)
+            future = pool.submit(run_in_thread)
             while not concurrent.futures.wait([future], timeout=0.05).done:
                 if request.signum:
                     session.raw_session().close()

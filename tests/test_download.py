@@ -23,7 +23,7 @@ import zlib
 
 import pytest
 
-from cifar10 import datasets, download
+from cifar10 import datasets, download, locks
 from cifar10.datasets import CIFAR10, RECORD_BYTES, SYNTHETIC, Archive
 from cifar10.errors import DataError
 

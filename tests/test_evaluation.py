@@ -100,7 +100,7 @@ def test_run_once_falls_back_from_a_damaged_checkpoint(synthetic_dir, tmp_path, 
     (tmp_path / "train" / "model.ckpt-6.index").write_bytes(b"")
     (result,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
     assert result.step == 5
-    assert "model.ckpt-6: cannot be read (" in capsys.readouterr().out
+    assert "model.ckpt-6: it cannot be read: " in capsys.readouterr().out
 
 
 def finish(directory, step):

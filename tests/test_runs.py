@@ -169,7 +169,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(synthetic_dir, tmp_pa
     capsys.readouterr()
     train(synthetic_dir, tmp_path, max_steps=4)
     warning, *lines = capsys.readouterr().out.splitlines()
-    assert warning.startswith(f"{tmp_path}/model.ckpt-4: cannot be read (")
+    assert warning.startswith(f"{tmp_path}/model.ckpt-4: it cannot be read: ")
+    assert warning.endswith(f"; taking {tmp_path}/model.ckpt-2 instead")
     assert [re.match(published.CONSOLE_LINE, line)[1] for line in lines] == ["2", "3"]
 
 
@@ -177,7 +178,7 @@ def test_only_damaged_checkpoints_are_refused(tmp_path):
     (tmp_path / "model.ckpt-7.index").write_bytes(b"no index")
     with pytest.raises(RunError, match="none of its checkpoints can be read; --restart"):
         runs.Run(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt-7.index"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt-7.index", runs.LOCK]
 
 
 def test_a_file_as_train_dir_is_refused(tmp_path):
@@ -197,8 +198,7 @@ def test_data_is_validated_before_train_dir_is_touched(tmp_path):
 
 def diverging_run(train_dir, with_summaries):
     """Trains on a loss that is 1, 1 and NaN."""
-    run = runs.Run(str(train_dir))
-    with tf.Graph().as_default():
+    with runs.Run(str(train_dir)) as run, tf.Graph().as_default():
         global_step = tf.train.get_or_create_global_step()
         loss = tf.where_v2(global_step < 2, 1.0, np.nan)
         if with_summaries:
