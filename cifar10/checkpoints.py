@@ -5,7 +5,6 @@ out of date, or name the folder that the run was in before it was moved.
 """
 
 import contextlib
-import errno
 import glob
 import os
 import re
@@ -146,10 +145,6 @@ def save(saver, session, directory, global_step, keep):
         earlier = [each for each in paths(directory) if each != path]
         too_many = max(0, len(earlier) + 1 - keep) if keep else 0
         _write_state(directory, [*earlier[too_many:], path])
-    except ValueError as error:  # what Saver.save makes of a folder that is not there
-        if os.path.isdir(saving):
-            raise
-        raise OSError(errno.ENOENT, f"{saving} was removed") from error
     finally:
         shutil.rmtree(saving, ignore_errors=True)
     for old in earlier[:too_many]:

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, cifar10_input, devices, microbatches, model, runs, summaries, training
+from cifar10 import checkpoints, cifar10_input, devices, events, microbatches, model, runs, summaries, training
 from cifar10.errors import RunError
 
 POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
