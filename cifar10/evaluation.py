@@ -94,7 +94,8 @@ class Evaluator:
         try:
             difference = checkpoints.difference(path, self._to_restore)
             if not difference:
-                self._saver.restore(self._session, path)
+                with self.graph.as_default():  # or Saver takes it for eager execution
+                    self._saver.restore(self._session, path)
         except checkpoints.UNREADABLE as error:
             raise RunError(f"{path}: cannot be evaluated ({checkpoints.reason(error)})") from None
         if difference:
@@ -161,7 +162,6 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
         new = [path for path in reversed(found) if found[path] != seen.get(path)]
         if new:
             last_step = checkpoints.step(new[0])
-            waiting.ends()
         seen = found
         for path in new:
             if (why := checkpoints.fault(path)) is None:
@@ -173,6 +173,8 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
         if not new:
             waiting.tell(found)
         time.sleep(max(0.0, started + (interval_secs if new else POLL_SECS) - time.time()))
+        if new:
+            waiting = _Waiting(checkpoint_dir)
 
 
 def _written(directory):
@@ -189,11 +191,8 @@ class _Waiting:
 
     def __init__(self, directory):
         self._directory = directory
-        self._told_of_none = False
-        self.ends()
-
-    def ends(self):
         self._since = self._told = time.time()
+        self._told_of_none = False
 
     def tell(self, found):
         now = time.time()

@@ -1,8 +1,9 @@
 """Checkpoint -> precision @ 1."""
 
+import os
 import re
-import threading
-import time
+import shutil
+import types
 
 import numpy as np
 import published
@@ -115,45 +116,174 @@ def test_watching_ends_by_itself_after_the_final_checkpoint(synthetic_dir, tmp_p
     assert [result.step for result in results] == [6]
 
 
-def test_watching_ends_when_the_run_ends_at_a_checkpoint_already_evaluated(synthetic_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "POLL_SECS", 0.1)
+@pytest.fixture
+def play(monkeypatch):
+    """A function that takes a generator: each time that the watcher sleeps, the generator goes on to its next yield.
+
+    So what happens between two looks is certain; time passes by the seconds that are slept.
+    """
+
+    def play(scenes):
+        clock = [1000.0]
+
+        def sleep(seconds):
+            clock[0] += seconds
+            next(scenes)
+
+        monkeypatch.setattr(evaluation, "time", types.SimpleNamespace(time=lambda: clock[0], sleep=sleep))
+
+    return play
+
+
+def test_watching_ends_when_the_run_ends_at_a_checkpoint_already_evaluated(synthetic_dir, tmp_path, play):
     save_network(tmp_path / "train", [5])
-    threading.Timer(3.0, finish, (tmp_path / "train", 5)).start()
-    results = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", run_once=False, eval_interval_secs=1)
+
+    def scenes():
+        yield
+        yield
+        finish(tmp_path / "train", 5)
+        yield
+
+    play(scenes())
+    results = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", run_once=False)
     assert [result.step for result in results] == [5]
 
 
-def test_watching_waits_evaluates_each_once_and_survives_damage(synthetic_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation, "POLL_SECS", 0.1)
-    monkeypatch.setattr(evaluation, "WAITING_LINE_SECS", 0.5)
+def test_watching_waits_evaluates_each_once_and_says_what_for(synthetic_dir, tmp_path, play, capsys):
     train_dir = tmp_path / "train"
 
-    def grow():
-        time.sleep(2)  # nothing there at first
+    def scenes():
+        yield  # nothing there at first
         save_network(train_dir, [5])
-        time.sleep(2)
+        yield
         (train_dir / "checkpoint").write_bytes(b"\xff is no UTF-8")
-        time.sleep(1)
-        save_network(tmp_path / "damaged", [6])
-        for path in (tmp_path / "damaged").glob("model*"):
-            data = path.read_bytes()
-            (train_dir / path.name).write_bytes(data[:100] if ".data" in path.name else data)
-        (tmp_path / "damaged" / "checkpoint").replace(train_dir / "checkpoint")
-        time.sleep(2)
-        save_network(train_dir, [7])
-        finish(train_dir, 7)
+        for _ in range(100):  # of 5 seconds: nothing new
+            yield
+        shutil.rmtree(train_dir)
+        yield
+        train_dir.mkdir()
+        for _ in range(70):
+            yield
+        save_network(train_dir, [6, 7])
+        yield
+        shutil.rmtree(train_dir)
+        yield
+        save_network(train_dir, [3])  # begun anew: a lower step is new too
+        finish(train_dir, 3)
+        yield
 
-    thread = threading.Thread(target=grow)
-    thread.start()
+    play(scenes())
     results = evaluate(synthetic_dir, train_dir, tmp_path / "eval", run_once=False)
-    thread.join()
-    assert [result.step for result in results] == [5, 7]
-    out = capsys.readouterr().out
-    assert out.startswith(f"No checkpoint file found in {train_dir}; waiting for the first\n")
-    assert f"Waiting for a new checkpoint in {train_dir} since" in out
-    assert f"{train_dir}/checkpoint: cannot be read (" in out
-    assert out.count("model.ckpt-6: cannot be evaluated (") == 1
-    assert out.count("precision @ 1") == 2
+    assert [result.step for result in results] == [5, 7, 3]
+    lines = capsys.readouterr().out.splitlines()
+    none = f"No checkpoint file found in {train_dir}"
+    gone = f"{none}, which is not there; waiting"
+    assert [line for line in lines if "precision @ 1" not in line] == [
+        gone,
+        f"Waiting for a new checkpoint in {train_dir} since 300 s",
+        gone,
+        f"{none}; waiting",
+        gone,
+    ]
+
+
+def damage(good, directory):
+    """Puts one unusable checkpoint after another into a directory; yields the line that is to be said of each."""
+
+    def put(step, part, spoil):
+        for path in good.glob("model.ckpt-1.*"):
+            data = spoil(path.read_bytes()) if part in path.name else path.read_bytes()
+            if data is not None:
+                (directory / path.name.replace("-1.", f"-{step}.")).write_bytes(data)
+        return f"{directory}/model.ckpt-{step}: it cannot be read: "
+
+    def save(step, **values):
+        with tf.Graph().as_default(), tf.Session() as session:
+            for name, value in values.items():
+                tf.get_variable(name.replace("__", "/"), initializer=np.float32(value))
+            session.run(tf.global_variables_initializer())
+            tf.train.Saver().save(session, str(directory / "model.ckpt"), global_step=step)
+
+    yield put(2, ".data", lambda data: data[:100])  # truncated
+    yield put(3, ".data", lambda data: bytes([data[0] ^ 1]) + data[1:])  # a flipped bit
+    yield put(4, ".data", lambda data: None)  # half deleted, as by a trainer that keeps five
+    yield put(5, ".index", lambda data: b"")
+    yield put(6, ".index", lambda data: b"garbage" * 20)
+    save(7, conv1__weights=np.nan)
+    yield f"{directory}/model.ckpt-7: conv1/weights holds values that are not finite"
+    save(8, conv1__weights=0)
+    yield f"{directory}/model.ckpt-8: of another network: conv1/biases/ExponentialMovingAverage is not there, "
+
+
+def test_watching_outlives_every_kind_of_damage_and_leaks_nothing(synthetic_dir, tmp_path, play, capsys):
+    save_network(tmp_path / "good", [1])
+    train_dir = tmp_path / "train"
+    train_dir.mkdir()
+    evaluator = evaluation.Evaluator(records.load(datasets.SYNTHETIC, synthetic_dir, "test"), 20, 20)
+    operations = len(evaluator.graph.get_operations())
+    expected, descriptors = [], []
+
+    def scenes():
+        for line in damage(tmp_path / "good", train_dir):
+            expected.append(line)
+            yield
+            yield  # it is said once
+        for step in range(10, 30):
+            for path in train_dir.iterdir():
+                path.unlink()
+            for path in (tmp_path / "good").glob("model.ckpt-1.*"):
+                shutil.copy(path, train_dir / path.name.replace("-1.", f"-{step}."))
+            yield
+            descriptors.append(len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0)
+        finish(train_dir, 29)
+        yield
+
+    play(scenes())
+    results = evaluation.watch(evaluator, str(train_dir), str(tmp_path / "eval"))
+    assert [result.step for result in results] == list(range(10, 30))
+    assert len({result.correct for result in results}) == 1
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"No checkpoint file found in {train_dir}; waiting"
+    lines = [line for line in lines if "precision @ 1" not in line]
+    assert len(lines) == len(expected) == 7
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start) and line.endswith("; waiting for another")
+    assert len(evaluator.graph.get_operations()) == operations
+    assert descriptors[-1] == descriptors[0]
+    assert len(list((tmp_path / "eval").iterdir())) == 1
+
+
+def test_a_checkpoint_deleted_while_it_is_restored_is_reported_in_one_line(synthetic_dir, tmp_path, play, monkeypatch):
+    save_network(tmp_path / "train", [5])
+    real = checkpoints.difference
+
+    def difference(path, expected):
+        found = real(path, expected)
+        for file in (tmp_path / "train").glob("model.ckpt-5.*"):
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(checkpoints, "difference", difference)
+    with pytest.raises(RunError) as error:
+        evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
+    assert str(error.value).startswith(f"{tmp_path}/train/model.ckpt-5: cannot be evaluated (")
+    assert "\n" not in str(error.value)
+
+
+def test_an_event_file_that_is_deleted_is_begun_again(synthetic_dir, tmp_path, play):
+    train_dir, eval_dir = tmp_path / "train", tmp_path / "eval"
+    save_network(train_dir, [5])
+
+    def scenes():
+        shutil.rmtree(eval_dir)
+        save_network(train_dir, [6])
+        finish(train_dir, 6)
+        yield
+
+    play(scenes())
+    evaluate(synthetic_dir, train_dir, eval_dir, run_once=False)
+    (path,) = eval_dir.iterdir()
+    assert [event.step for event in tf.train.summary_iterator(str(path)) if event.summary.value] == [6, 6]
 
 
 def test_a_trained_checkpoint_of_a_foreign_network_is_reported_in_one_line(synthetic_dir, tmp_path, capsys):
@@ -166,7 +296,17 @@ def test_a_trained_checkpoint_of_a_foreign_network_is_reported_in_one_line(synth
     finish(directory, 1)
     assert evaluate(synthetic_dir, directory, tmp_path / "eval", run_once=False) == []
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 and lines[0].startswith(f"{directory}/model.ckpt-1: cannot be evaluated (")
+    assert len(lines) == 1 and lines[0].startswith(f"{directory}/model.ckpt-1: of another network: conv1/biases/Exp")
+    with pytest.raises(RunError, match="of another network"):
+        evaluate(synthetic_dir, directory, tmp_path / "eval")
+
+
+def test_another_data_set_than_the_runs_is_said(synthetic_dir, tmp_path, capsys):
+    save_network(tmp_path / "train", [5])
+    (tmp_path / "train" / runs.RECORD).write_text('{"event": "start", "dataset": "cifar10"}\n')
+    evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
+    line = f"{tmp_path / 'train'}: was trained on --dataset=cifar10, and is evaluated on synthetic\n"
+    assert capsys.readouterr().out.startswith(line)
 
 
 def test_training_and_evaluation_share_checkpoints(synthetic_dir, tmp_path):

@@ -1,5 +1,7 @@
 """Record files on disk -> arrays."""
 
+import dataclasses
+import hashlib
 import os
 
 import numpy as np
@@ -75,6 +77,50 @@ def test_a_file_shifted_by_a_byte_is_told_by_its_labels(tiny, tmp_path):
     np.roll(np.fromfile(path, np.uint8), 1).tofile(path)
     with pytest.raises(DataError, match=f"{path}: record . has label"):
         records.load(tiny, tmp_path, "train")
+
+
+def sha256(path):
+    return hashlib.sha256(np.fromfile(path, np.uint8)).hexdigest()
+
+
+@pytest.fixture
+def published(tiny, tmp_path):
+    """A data set whose hashes are published, on disk."""
+    write_noise(tiny, tmp_path)
+    files = [path for split in datasets.SPLITS for path in records.paths(tiny, tmp_path, split)]
+    return dataclasses.replace(tiny, sha256={os.path.basename(path): sha256(path) for path in files})
+
+
+@pytest.mark.parametrize(("split", "name"), [("train", "data_batch_3.bin"), ("test", "test_batch.bin")])
+def test_a_flipped_bit_in_a_picture_of_the_published_set_is_told(published, tmp_path, split, name):
+    path = path_of(published, tmp_path, name)
+    data = np.fromfile(path, np.uint8)
+    data[5000] ^= 1
+    data.tofile(path)
+    found = hashlib.sha256(data.tobytes()).hexdigest()
+    with pytest.raises(DataError) as error:
+        records.load(published, tmp_path, split)
+    assert str(error.value) == (
+        f"{path}: expected sha256 {published.sha256[name]} as published, found {found}, while other files are the "
+        f"published ones; {records.REMEDY}"
+    )
+
+
+def test_other_pictures_in_place_of_the_published_set_are_the_users_own(published, tmp_path):
+    write_noise(published, tmp_path, seed=1)
+    for split in datasets.SPLITS:
+        examples = records.load(published, tmp_path, split)
+        for path in records.paths(published, tmp_path, split):
+            name = os.path.basename(path)
+            assert examples.sha256[name] == sha256(path) != published.sha256[name]
+
+
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_the_drawn_pictures_are_checked_as_published_ones(synthetic_dir, split):
+    files = datasets.SYNTHETIC.files(split)
+    assert records.load(datasets.SYNTHETIC, synthetic_dir, split).sha256 == {
+        name: datasets.SYNTHETIC.sha256[name] for name, _ in files
+    }
 
 
 def test_published_layout():

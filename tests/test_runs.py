@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,9 @@ def test_a_run_records_its_start_and_its_end(uninterrupted):
     start, stop = record(uninterrupted)
     assert start["event"] == "start" and start["step"] == 0
     assert start["versions"]["tensorflow"] == tf.version.VERSION
+    assert (start["dataset"], start["seed"]) == ("synthetic", 0)
+    assert start["data"] == {name: datasets.SYNTHETIC.sha256[name] for name, _ in datasets.SYNTHETIC.train_files}
+    assert start["devices"]["cores"] >= 1 and start["devices"]["gpus"] == []
     assert (stop["event"], stop["step"], stop["reason"]) == ("stop", 30, runs.FINISHED)
     assert runs.is_final(str(uninterrupted), 30) and not runs.is_final(str(uninterrupted), 29)
 
@@ -172,6 +176,73 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(synthetic_dir, tmp_pa
     assert warning.startswith(f"{tmp_path}/model.ckpt-4: it cannot be read: ")
     assert warning.endswith(f"; taking {tmp_path}/model.ckpt-2 instead")
     assert [re.match(published.CONSOLE_LINE, line)[1] for line in lines] == ["2", "3"]
+
+
+def test_a_second_trainer_is_refused_and_changes_nothing(synthetic_dir, tmp_path):
+    train(synthetic_dir, tmp_path / "train", max_steps=1)
+    with runs.Run(str(tmp_path / "train")):
+        before = {path: path.read_bytes() for path in (tmp_path / "train").iterdir()}
+        for restart in (False, True):
+            with pytest.raises(RunError) as error:
+                train(synthetic_dir, tmp_path / "train", max_steps=2, restart=restart)
+            assert str(error.value) == (
+                f"{tmp_path / 'train'}: process {os.getpid()} on {socket.gethostname()} is training in it; wait for "
+                "its end, or choose another --train_dir"
+            )
+        assert {path: path.read_bytes() for path in (tmp_path / "train").iterdir()} == before
+    train(synthetic_dir, tmp_path / "train", max_steps=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_a_run_on_another_data_set_is_not_continued(synthetic_dir, tmp_path):
+    train(synthetic_dir, tmp_path, max_steps=1)
+    record_file = tmp_path / runs.RECORD
+    record_file.write_text(record_file.read_text().replace('"synthetic"', '"cifar10"'))
+    with pytest.raises(RunError) as error:
+        train(synthetic_dir, tmp_path, max_steps=2)
+    assert str(error.value) == (
+        f"{tmp_path}: was trained on --dataset=cifar10, not synthetic; choose that, or another --train_dir, or "
+        "--restart"
+    )
+
+
+def test_a_checkpoint_of_another_network_is_not_continued(synthetic_dir, tmp_path):
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.get_variable("conv1/weights", [3, 3, 3, 64])
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=9)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunError) as error:
+        train(synthetic_dir, tmp_path, max_steps=10)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path}/model.ckpt-9: of another network: conv1/weights is [3, 3, 3, 64] there, ")
+    assert "\n" not in message and record(tmp_path)[-1]["reason"] == message
+    assert before.items() <= {path.name: path.read_bytes() for path in tmp_path.iterdir()}.items()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """The loss of a step is that of the weights before it, so it does not tell."""
+    with pytest.raises(RunError) as error, runs.Run(str(tmp_path)) as run, tf.Graph().as_default():
+        global_step = tf.train.get_or_create_global_step()
+        weights = tf.get_variable("conv1/weights", initializer=[1.0, 2.0])
+        with tf.control_dependencies([weights.assign(tf.where_v2(global_step < 2, weights, [np.inf, 2.0]))]):
+            train_op = global_step.assign_add(1)
+        loss = tf.constant(1.0)
+        run.train(train_op, loss, tf.constant(0.25), 5, 1, save_checkpoint_steps=1, save_summaries_steps=0)
+    assert str(error.value) == (
+        "step 3: conv1/weights is not finite at learning rate 0.25; training diverged. The last good checkpoint is "
+        f"{tmp_path}/model.ckpt-2"
+    )
+    assert [checkpoints.step(path) for path in checkpoints.paths(str(tmp_path))] == [0, 1, 2]
+
+
+def test_a_batch_beyond_the_data_set_is_said(tiny, tmp_path, capsys, monkeypatch):
+    write_noise(tiny, tmp_path / "data")
+    monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
+    train(tmp_path / "data", tmp_path / "train", dataset="cifar10", batch_size=128, max_steps=1)
+    assert capsys.readouterr().out.startswith(
+        "A batch of 128 is more than the 100 training pictures: each step sees some of them several times\n"
+    )
 
 
 def test_only_damaged_checkpoints_are_refused(tmp_path):

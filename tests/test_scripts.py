@@ -1,5 +1,7 @@
 """The command lines, as real processes."""
 
+import hashlib
+import os
 import re
 
 import published
@@ -29,13 +31,73 @@ def test_help_lists_every_flag(script, flags):
         (["--use_fp16", "False"], "unexpected argument 'False': write flags as --name=value"),
         (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
         (["--max_steps=-1"], "flag --max_steps=-1: -1 is not a non-negative integer"),
+        (["--batch_size=-5"], "flag --batch_size=-5: -5 is not a positive integer"),
         (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|synthetic>"),
+        (["--log_frequency=-1"], "flag --log_frequency=-1: -1 is not a non-negative integer"),
+        (["--max_steps=many"], "flag --max_steps=many: invalid literal for int"),
+        (["--train_dir="], "flag --train_dir=: give it a directory"),
+        (["--data_sha256=c4a38c"], "flag --data_sha256=c4a38c: a sha256 has 64 hexadecimal digits"),
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments, message, tmp_path):
     process = run_script("cifar10_train", f"--train_dir={tmp_path / 'train'}", *arguments, check=1)
     assert message in process.stderr + process.stdout
     assert "Traceback" not in process.stderr
+    assert not (tmp_path / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_examples=0"], "flag --num_examples=0: 0 is not a positive integer"),
+        (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
+        (["--eval_data=validation"], "flag --eval_data=validation: value should be one of <test|train_eval>"),
+        (["--runonce"], "Unknown command line flag 'runonce'. Did you mean: run_once ?"),
+    ],
+)
+def test_a_wrong_command_line_of_the_evaluation_is_refused(arguments, message, tmp_path):
+    process = run_script("cifar10_eval", f"--eval_dir={tmp_path / 'eval'}", *arguments, check=1)
+    assert message in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr and not (tmp_path / "eval").exists()
+
+
+def test_run_once_without_a_checkpoint_exits_with_code_1(synthetic_dir, tmp_path):
+    process = run_script(
+        "cifar10_eval",
+        *("--dataset=synthetic", f"--data_dir={synthetic_dir}", "--run_once"),
+        *(f"--checkpoint_dir={tmp_path / 'missing'}", f"--eval_dir={tmp_path / 'eval'}"),
+        check=1,
+    )
+    assert process.stderr.splitlines()[-1] == (
+        f"cifar10_eval.py: No checkpoint file found in {tmp_path / 'missing'}; train first, or choose another "
+        "--checkpoint_dir"
+    )
+
+
+def test_a_tilde_is_the_home_directory(synthetic_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run_script(
+        "cifar10_train",
+        *("--dataset=synthetic", f"--data_dir={synthetic_dir}", "--train_dir=~/run"),
+        *("--max_steps=1", "--batch_size=8", "--log_frequency=0"),
+        check=0,
+    )
+    assert (tmp_path / "run" / "model.ckpt-1.index").exists()
+    assert "~" not in os.listdir(os.path.expanduser("~"))
+
+
+def test_a_mirror_is_downloaded_from_and_must_be_the_archive(tmp_path):
+    (tmp_path / "mirror").mkdir()
+    archive = tmp_path / "mirror" / "cifar-10-binary.tar.gz"
+    archive.write_bytes(b"no archive")
+    command = ["cifar10_train", f"--data_dir={tmp_path / 'data'}", f"--train_dir={tmp_path / 'train'}"]
+    process = run_script(*command, f"--data_url={archive.as_uri()}", check=1)
+    error = process.stderr.splitlines()[-1]
+    assert error.startswith(f"cifar10_train.py: Cannot download {archive.as_uri()}: got 10 bytes, sha256 ")
+    assert "expected 170052171 bytes, sha256 c4a38c50" in error
+    sha256 = hashlib.sha256(b"no archive").hexdigest()
+    process = run_script(*command, f"--data_url={archive.as_uri()}", f"--data_sha256={sha256}", check=1)
+    assert "cifar-10-binary.tar.gz cannot be unpacked: not a gzip file" in process.stderr.splitlines()[-1]
     assert not (tmp_path / "train").exists()
 
 
