@@ -17,7 +17,11 @@ from cifar10.layers import LRN_KINDS
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
-flags.DEFINE_boolean("use_fp16", False, "Compute in half precision; variables and checkpoints stay float32.")
+flags.DEFINE_boolean(
+    "use_fp16",
+    False,
+    "Compute in half precision (bfloat16); variables and checkpoints stay float32. Slower on CPUs without bfloat16 units.",
+)
 
 
 class PackageFlags:
