@@ -24,15 +24,6 @@ def test_bfloat16_units_are_told_from_the_cpus_flags(tmp_path, monkeypatch, caps
     assert ("no bfloat16 units" in capsys.readouterr().err) == (expected is False)
 
 
-def test_half_precision_on_a_cpu_without_units_for_it_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(devices, "CPU_INFO", str(tmp_path / "cpuinfo"))
-    for flags, said in (("fpu avx2", True), ("fpu avx512_bf16", False)):
-        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-        devices.warn_if_half_precision_is_slow()
-        line = capsys.readouterr().err
-        assert ("training will be slower, not faster" in line) == said
-
-
 def test_towers_are_on_cpu_devices_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(devices, "has_gpu", lambda: False)
     assert devices.of_towers(3) == ["/cpu:0", "/cpu:1", "/cpu:2"]
