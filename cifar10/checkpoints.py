@@ -100,11 +100,8 @@ def _some(texts, count=3):
 
 
 def _remedy(shapes, missing, other):
-    if (
-        missing
-        and not other
-        and all(name.endswith(AVERAGE) and name.removesuffix(AVERAGE) in shapes for name in missing)
-    ):
+    averaged = [name.removesuffix(AVERAGE) for name in missing if name.endswith(AVERAGE)]
+    if averaged and len(averaged) == len(missing) and shapes.keys() >= set(averaged) and not other:
         return "it was saved without moving averages: evaluate it with --nouse_moving_averages"
     if other and not missing and all(text.startswith("softmax_linear/") for text in other):
         return f"choose the --dataset of {shapes['softmax_linear/biases'][0]} classes that it was trained on"

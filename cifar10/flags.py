@@ -20,7 +20,7 @@ flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data 
 flags.DEFINE_boolean(
     "use_fp16",
     False,
-    "Compute in half precision (bfloat16); variables and checkpoints stay float32. Slower on CPUs without units for it.",
+    "Compute in half precision; variables and checkpoints stay float32. Slower on CPUs without bfloat16 units.",
 )
 
 
