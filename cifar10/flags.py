@@ -143,7 +143,7 @@ def main(run):
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: write flags as --name=value")
         values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
-        for name in [name for name in values if name.endswith("_dir")]:
+        for name in [name for name, value in values.items() if name.endswith("_dir") and value is not None]:
             if not values[name]:
                 raise app.UsageError(f"flag --{name}=: give it a directory")
             values[name] = os.path.expanduser(values[name])

@@ -11,6 +11,7 @@ The modes:
   input: the training input alone; images/s.
   evaluation: all test pictures, with the restoring of a checkpoint; images/s.
   start: from the command to its first line; seconds, of which fewer are better.
+  summaries: as end_to_end, with and without what TensorBoard shows; images/s.
 """
 
 import contextlib
@@ -31,40 +32,18 @@ import tempfile
 import time
 
 import benchmark_peers
-import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags
-from benchmark_peers import Contender, repeat
+from benchmark_contenders import FLOP_PER_IMAGE, PEAK_SIZE, WORKERS, write_start
 
 from cifar10 import (
-    checkpoints,
-    cifar10_input,
     datasets,
     devices,
     download,
-    evaluation,
     flags,
-    microbatches,
-    model,
-    records,
     runs,
-    summaries,
-    training,
 )
 from cifar10.errors import RunError
-
-# Multiply-adds of one picture forward: the outputs of each layer times the inputs that each output sums.
-MULTIPLY_ADDS = {
-    "conv1": 24 * 24 * 64 * (5 * 5 * 3),
-    "conv2": 12 * 12 * 64 * (5 * 5 * 64),
-    "local3": 384 * (6 * 6 * 64),
-    "local4": 192 * 384,
-    "softmax_linear": 10 * 192,
-}
-# Of a training step, a picture: forward, and the gradients of weights and of inputs, each as much again, but for the
-# gradient of the pictures themselves, which nobody needs: 2 (3 x 18.47 - 2.76) = 105.3 million.
-FLOP_PER_IMAGE = 2 * (3 * sum(MULTIPLY_ADDS.values()) - MULTIPLY_ADDS["conv1"])
-PEAK_SIZE = 2048  # rows and columns of the matrices whose product shows what the machine can do
 
 WARM_UP_STEPS = {"fixed_batch": 10, "input": 10, "evaluation": 1}  # before the first repetition
 # Before each repetition: caches are cold after the other contenders' turns, and a queue has filled up meanwhile.
@@ -73,7 +52,8 @@ MIN_INPUT_IMAGES = 20_000  # a repetition; of the 20,384 in the tutorial's queue
 SKIPPED_SCRIPT_STEPS = 50
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # relative, of losses
 
-SCRIPT_FLAGS = {
+# Contenders that are runs of the training script, with their flags.
+SCRIPTS = {
     "tutorial": ["--input_pipeline=queue", "--lrn=op", "--microbatch_size=0"],
     "ours float32": [],
     "ours half": ["--use_fp16"],
@@ -85,143 +65,12 @@ def dtype(name):
     return "bfloat16" if re.search("half|bfloat16", name) else "float32"
 
 
-# The contenders that a worker builds: functions (data, options) -> Contender. Those of other libraries are elsewhere.
-
-
-def train_fixed_batch(data, options, build_step, **network):
-    """The training step on the batch and from the weights of start.npz."""
-    start = np.load(os.path.join(options["shared_dir"], "start.npz"))
-    # Variables, because what depends on constants only would be computed once and for all.
-    images, labels = (
-        tf.get_variable(name, initializer=start[name], trainable=False, use_resource=True)
-        for name in ("images", "labels")
-    )
-    loss = training.loss(model.inference(images, data.num_classes, **network), labels)
-    global_step = tf.train.get_or_create_global_step()
-    train_op = build_step(loss, global_step, training.learning_rate(global_step, options["batch_size"]))
-    num_microbatches = microbatches.count(options["batch_size"], network.get("microbatch_size", 0))
-    session = tf.Session(config=devices.session_config(num_microbatches))
-    session.run(tf.global_variables_initializer())
-    for variable in tf.trainable_variables():
-        variable.load(start[variable.op.name], session)
-    return Contender(repeat(lambda: session.run(train_op)), lambda: float(session.run([loss, train_op])[0]))
-
-
-def train_ours(data, options, use_fp16):
-    microbatch_size = microbatches.size(None)
-    return train_fixed_batch(data, options, training.train, use_fp16=use_fp16, microbatch_size=microbatch_size)
-
-
-def tutorial_step(total_loss, global_step, learning_rate):
-    """The tutorial's update: averages of the losses, gradient descent, moving averages of the variables."""
-    loss_averages = tf.train.ExponentialMovingAverage(training.LOSS_AVERAGE_DECAY, name="avg")
-    with tf.control_dependencies([loss_averages.apply([*tf.get_collection("losses"), total_loss])]):
-        optimizer = tf.train.GradientDescentOptimizer(learning_rate)
-        gradients = optimizer.compute_gradients(total_loss)
-    update = optimizer.apply_gradients(gradients, global_step)
-    with tf.control_dependencies([update]):
-        averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY, global_step)
-        return averages.apply(tf.trainable_variables())
-
-
-def multiply(data, options, dtype):
-    """One product of two square matrices a step."""
-    shape = [PEAK_SIZE, PEAK_SIZE]
-    left, right = (tf.get_variable(name, shape, dtype, use_resource=True) for name in ("left", "right"))
-    product = tf.matmul(left, right).op
-    session = tf.Session()
-    session.run(tf.global_variables_initializer())
-    return Contender(repeat(lambda: session.run(product)))
-
-
-def our_input(data, options):
-    examples = records.load(data, options["data_dir"], "train")
-    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"]))
-    session = tf.Session()
-    return Contender(repeat(lambda: session.run(batch)))
-
-
-def tutorial_input(data, options):
-    paths = records.paths(data, options["data_dir"], "train")
-    outputs = cifar10_input.queue_distorted_inputs(paths, options["batch_size"], data.num_examples("train"))
-    batch = tf.group(*outputs)
-    session = tf.Session()
-    tf.train.start_queue_runners(session)
-    return Contender(repeat(lambda: session.run(batch)))
-
-
-def our_evaluation(data, options):
-    examples = records.load(data, options["data_dir"], "test")
-    evaluator = evaluation.Evaluator(examples, examples.count, options["batch_size"], data.num_classes)
-    path = checkpoints.newest_readable(os.path.join(options["shared_dir"], "train"))
-    return Contender(repeat(lambda: evaluator.evaluate(path)))
-
-
-def tutorial_evaluation(data, options):
-    """One graph; for each evaluation another session, restored, with queue runners, as the tutorial does it."""
-    num_examples = data.num_examples("test")
-    paths = records.paths(data, options["data_dir"], "test")
-    images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples)
-    top_k = tf.nn.in_top_k(model.inference(images, data.num_classes, lrn="op"), labels, 1)
-    averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY)
-    saver = tf.train.Saver(averages.variables_to_restore())
-    summary = summaries.merged()
-    path = checkpoints.newest_readable(os.path.join(options["shared_dir"], "train"))
-
-    def evaluate():
-        with tf.Session() as session:
-            saver.restore(session, path)
-            coordinator = tf.train.Coordinator()
-            threads = tf.train.start_queue_runners(session, coordinator)
-            for _ in range(math.ceil(num_examples / options["batch_size"])):
-                np.sum(session.run(top_k))
-            session.run(summary)
-            coordinator.request_stop()
-            coordinator.join(threads, stop_grace_period_secs=10)
-
-    return Contender(repeat(evaluate))
-
-
-WORKERS = {
-    "fixed_batch": {
-        "tutorial float32": functools.partial(train_fixed_batch, build_step=tutorial_step, lrn="op"),
-        "ours float32": functools.partial(train_ours, use_fp16=False),
-        "ours half": functools.partial(train_ours, use_fp16=True),
-        **dict.fromkeys(benchmark_peers.PEERS),  # programs of their own
-        "matmul peak float32": functools.partial(multiply, dtype=tf.float32),
-        "matmul peak bfloat16": functools.partial(multiply, dtype=tf.bfloat16),
-    },
-    "input": {"tutorial": tutorial_input, "ours": our_input},
-    "evaluation": {"tutorial": tutorial_evaluation, "ours": our_evaluation},
-}
 MODES = {
-    "end_to_end": SCRIPT_FLAGS,
+    "end_to_end": SCRIPTS,
     **WORKERS,
-    "start": {name: SCRIPT_FLAGS[name] for name in ("tutorial", "ours float32")},
+    "start": {name: SCRIPTS[name] for name in ("tutorial", "ours float32")},
+    "summaries": {"without summaries": ["--save_summaries_steps=0"], "with summaries": []},
 }
-
-
-def write_start(path, data, data_dir, batch_size):
-    """Writes the batch and the initial weights that all contenders of fixed_batch share."""
-    examples = records.load(data, data_dir, "test")
-    margin = (datasets.HEIGHT - cifar10_input.IMAGE_SIZE) // 2
-    images = examples.images[:batch_size, margin:-margin, margin:-margin].astype(np.float32)
-    deviation = np.maximum(images.std(axis=(1, 2, 3), keepdims=True), images[0].size ** -0.5)
-    arrays = {
-        "images": (images - images.mean(axis=(1, 2, 3), keepdims=True)) / deviation,
-        "labels": examples.labels[:batch_size],
-    }
-    random = np.random.RandomState(0)
-    for layer, shape, stddev, bias in (
-        ("conv1", [5, 5, 3, 64], 5e-2, 0.0),
-        ("conv2", [5, 5, 64, 64], 5e-2, 0.1),
-        ("local3", [2304, 384], 0.04, 0.1),
-        ("local4", [384, 192], 0.04, 0.1),
-        ("softmax_linear", [192, data.num_classes], 1 / 192, 0.0),
-    ):
-        arrays[f"{layer}/weights"] = (stddev * random.standard_normal(shape)).astype(np.float32)
-        arrays[f"{layer}/biases"] = np.full(shape[-1], bias, np.float32)
-    np.savez(path, **arrays)
 
 
 class Worker:
@@ -308,12 +157,12 @@ def start_workers(mode, names, options, stack):
     return {name: functools.partial(measure, name) for name in workers}, ready, skipped
 
 
-def train(name, train_dir, max_steps, log_frequency, options):
+def train(script_flags, train_dir, max_steps, log_frequency, options):
     """Runs the training script; returns (seconds from the command to its first line, peak MiB, {step: time})."""
     script = pathlib.Path(__file__).with_name("cifar10_train.py")
     values = {key: options[key] for key in ("data_dir", "dataset", "batch_size")}
     values |= {"train_dir": train_dir, "max_steps": max_steps, "log_frequency": log_frequency}
-    command = [sys.executable, str(script), *SCRIPT_FLAGS[name], *(f"--{key}={value}" for key, value in values.items())]
+    command = [sys.executable, str(script), *script_flags, *(f"--{key}={value}" for key, value in values.items())]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with process.stdout as lines:
@@ -324,7 +173,7 @@ def train(name, train_dir, max_steps, log_frequency, options):
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if status or first is None:
-        raise RunError(f"{name} failed; run it alone to see why: {' '.join(command)}")
+        raise RunError(f"Training failed; run it alone to see why: {' '.join(command)}")
     with open(os.path.join(train_dir, runs.METRICS)) as lines:
         times = {line["step"]: datetime.datetime.fromisoformat(line["time"]) for line in map(json.loads, lines)}
     return first, usage.ru_maxrss / 1024, times
@@ -336,10 +185,10 @@ def measure_script(mode, name, options):
     last = SKIPPED_SCRIPT_STEPS + steps
     with tempfile.TemporaryDirectory() as train_dir:
         if mode == "start":
-            first, peak_mib, _ = train(name, train_dir, 1, 1, options)
+            first, peak_mib, _ = train(MODES[mode][name], train_dir, 1, 1, options)
             return {"value": first, "peak_mib": peak_mib}
         # As rare as the default where that has lines of the first and the last timed step.
-        _, peak_mib, times = train(name, train_dir, last + 1, math.gcd(10, steps), options)
+        _, peak_mib, times = train(MODES[mode][name], train_dir, last + 1, math.gcd(10, steps), options)
     seconds = (times[last] - times[SKIPPED_SCRIPT_STEPS]).total_seconds()
     return {"value": steps * options["batch_size"] / seconds, "peak_mib": peak_mib}
 
@@ -357,8 +206,8 @@ def interleave(measures, repetitions):
 def summarize(samples):
     """Returns {name: {median, min, max, ratio, of_peak, peak_mib}} of {name: [{"value", "peak_mib"}]}.
 
-    ratio is to the tutorial's construction and of_peak to the product of matrices of the same type, both medians of the
-    ratios within one repetition; None where that was not measured.
+    ratio is to the tutorial's construction, or to training without summaries, and of_peak to the product of matrices of
+    the same type, both medians of the ratios within one repetition; None where that was not measured.
     """
     values = {name: [sample["value"] for sample in of_name] for name, of_name in samples.items()}
 
@@ -367,7 +216,7 @@ def summarize(samples):
             return None
         return statistics.median(a / b for a, b in zip(values[name], values[to], strict=True))
 
-    baseline = next((name for name in samples if name.startswith("tutorial")), None)
+    baseline = next((name for name in samples if name.startswith(("tutorial", "without"))), None)
     return {
         name: {
             "median": statistics.median(values[name]),
@@ -444,7 +293,7 @@ def run(**options):
         options["shared_dir"] = shared_dir
         write_start(os.path.join(shared_dir, "start.npz"), data, options["data_dir"], options["batch_size"])
         if "evaluation" in options["modes"]:
-            train("ours float32", os.path.join(shared_dir, "train"), 1, 1, options)
+            train([], os.path.join(shared_dir, "train"), 1, 1, options)
         results = {mode: measure_mode(mode, options) for mode in options["modes"]}
     if not any(results.values()):
         raise RunError(f"--contenders={options['contenders']}: no contender of {', '.join(results)} has such a name")
@@ -467,7 +316,7 @@ def define_flags():
     absl_flags.DEFINE_string("contenders", "", "Regular expression that is found in the names of those to measure.")
     absl_flags.DEFINE_string("json", None, "File for all samples, medians, ratios and versions.")
     absl_flags.DEFINE_string("worker", None, "Internal: <mode>/<contender>, to be measured on command from stdin.")
-    absl_flags.DEFINE_string("shared_dir", "", "Internal: the folder of what the workers share.")
+    absl_flags.DEFINE_string("shared_dir", None, "Internal: the folder of what the workers share.")
     absl_flags.register_validator("modes", lambda modes: set(modes) <= set(MODES), f"choose from {','.join(MODES)}")
     absl_flags.register_validator("contenders", is_pattern, "this is not a regular expression")
 

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import benchmark_contenders
 import benchmark_peers
 import cifar10_benchmark
+import cifar10_profile
 import numpy as np
 import pytest
 from conftest import SCRIPTS, environment, run_script
@@ -42,7 +44,7 @@ def test_repetitions_are_interleaved():
 
 
 def test_operations_of_a_step_are_those_of_the_published_shapes():
-    assert cifar10_benchmark.FLOP_PER_IMAGE == 2 * (3 * 18_470_784 - 2_764_800) == 105_295_104
+    assert benchmark_contenders.FLOP_PER_IMAGE == 2 * (3 * 18_470_784 - 2_764_800) == 105_295_104
 
 
 def test_losses_that_differ_stop_the_benchmark():
@@ -90,7 +92,7 @@ def benchmark(synthetic_dir, tmp_path_factory):
 def start(synthetic_dir, tmp_path_factory):
     """Path of the pictures and weights that all contenders of that benchmark start with."""
     path = tmp_path_factory.mktemp("start") / "start.npz"
-    cifar10_benchmark.write_start(path, datasets.SYNTHETIC, synthetic_dir, 8)
+    benchmark_contenders.write_start(path, datasets.SYNTHETIC, synthetic_dir, 8)
     return path
 
 
@@ -151,3 +153,30 @@ def test_a_contender_that_fails_is_named(tmp_path):
     (tmp_path / "start.npz").write_bytes(b"")
     with pytest.raises(RunError, match=r"^fixed_batch, keras float32 failed: EOFError"):
         cifar10_benchmark.Worker("fixed_batch", "keras float32", {"shared_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("op", "row"),
+    [
+        ("conv1/Conv2D_3", "conv1"),
+        ("train/gradients/conv2/Conv2D_grad/Conv2DBackpropFilter", "conv2"),
+        ("norm1/MatMul_2", "norm1"),
+        ("train/GradientDescent/update_conv1/weights/ResourceApplyGradientDescent", cifar10_profile.UPDATE),
+        ("conv1/weights/ExponentialMovingAverage/ReadVariableOp", cifar10_profile.UPDATE),
+        ("microbatches/split", cifar10_profile.REST),
+    ],
+)
+def test_an_ops_time_is_its_layers(op, row):
+    assert cifar10_profile.layer_of(op) == row
+
+
+def test_the_profile_shows_each_layer_of_each_construction(synthetic_dir):
+    process = run_script(
+        "cifar10_profile", "--dataset=synthetic", f"--data_dir={synthetic_dir}", "--batch_size=8", "--steps=1", check=0
+    )
+    rows = {line[:26].strip(): list(map(float, line[26:].split())) for line in process.stdout.splitlines()[1:]}
+    assert rows.keys() == {*cifar10_profile.LAYERS, cifar10_profile.UPDATE, cifar10_profile.REST, "all ops", "the step"}
+    for column in range(3):
+        times = [row[column] for name, row in rows.items() if name not in ("all ops", "the step")]
+        assert rows["all ops"][column] == pytest.approx(sum(times), abs=0.05 * len(times))
+        assert max(times) == rows["conv2"][column] > 0  # four fifths of all operations
