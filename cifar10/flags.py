@@ -50,8 +50,9 @@ def define_data_flags():
     flags.DEFINE_enum(
         "dataset",
         "cifar10",
-        list(datasets.ALL),
-        "Pictures to use: cifar10 is downloaded unless it is in data_dir; synthetic is drawn on the spot.",
+        list(datasets.NAMES),
+        "Pictures to use: cifar10, cifar100 (with its 20 coarse labels: cifar100_coarse) and svhn are downloaded unless "
+        "they are in data_dir; synthetic is drawn on the spot; images are your own, see cifar10_import_images.py.",
     )
 
 

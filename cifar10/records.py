@@ -1,15 +1,15 @@
 """Record files on disk -> validated arrays of pictures and labels."""
 
 import dataclasses
+import hashlib
 import os
 
 import numpy as np
 
-from cifar10.datasets import DEPTH, HEIGHT, LABEL_BYTES, RECORD_BYTES, WIDTH
+from cifar10.datasets import DEPTH, HEIGHT, WIDTH
 from cifar10.errors import DataError
 
 RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
-REMEDY = "delete it and run again to have it restored, or copy it anew"
 
 
 def paths(dataset, data_dir, split):
@@ -43,43 +43,57 @@ def load(dataset, data_dir, split):
       The Examples, in file order.
 
     Raises:
-      DataError: a file is missing, has another size than its number of records needs, or holds a label out of range.
+      DataError: a file is missing, has another size than its number of records needs, or another sha256 than the
+        data set says, or holds a label out of range.
     """
     count = dataset.num_examples(split)
     examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
     start = 0
-    for path, (_, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
-        _check_size(path, count)
+    for path, (name, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
+        _check_size(path, count, dataset)
+        _check_sha256(path, dict(dataset.sha256).get(name), dataset)
         end = start + count
         with open(path, "rb") as file:
             for i in range(start, end, RECORDS_AT_ONCE):
                 j = min(i + RECORDS_AT_ONCE, end)
-                records = np.fromfile(file, np.uint8, (j - i) * RECORD_BYTES).reshape(j - i, RECORD_BYTES)
-                planes = records[:, LABEL_BYTES:].reshape(j - i, DEPTH, HEIGHT, WIDTH)
+                records = np.fromfile(file, np.uint8, (j - i) * dataset.record_bytes).reshape(j - i, -1)
+                planes = records[:, dataset.label_bytes :].reshape(j - i, DEPTH, HEIGHT, WIDTH)
                 examples.images[i:j] = planes.transpose(0, 2, 3, 1)
-                examples.labels[i:j] = records[:, LABEL_BYTES - 1]
-        _check_labels(path, examples.labels[start:end], dataset.num_classes)
+                examples.labels[i:j] = records[:, dataset.label_byte]
+        _check_labels(path, examples.labels[start:end], dataset)
         start = end
     return examples
 
 
-def _check_size(path, count):
+def _check_size(path, count, dataset):
     try:
         size = os.path.getsize(path)
     except OSError as error:
         raise DataError(f"Failed to find file: {path} ({error.strerror}); put it there, or choose --data_dir") from None
-    if size != count * RECORD_BYTES:
-        whole, rest = divmod(size, RECORD_BYTES)
+    record_bytes = dataset.record_bytes
+    if size != count * record_bytes:
+        whole, rest = divmod(size, record_bytes)
         raise DataError(
-            f"{path}: expected {count} records of {RECORD_BYTES} bytes = {count * RECORD_BYTES} bytes, "
-            f"found {size} bytes ({whole} records and {rest} bytes); {REMEDY}"
+            f"{path}: expected {count} records of {record_bytes} bytes = {count * record_bytes} bytes, "
+            f"found {size} bytes ({whole} records and {rest} bytes); {dataset.remedy}"
         )
 
 
-def _check_labels(path, labels, num_classes):
-    bad = np.flatnonzero(labels >= num_classes)
+def _check_sha256(path, expected, dataset):
+    if expected is None:
+        return
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(RECORDS_AT_ONCE * dataset.record_bytes):
+            digest.update(chunk)
+    if digest.hexdigest() != expected:
+        raise DataError(f"{path}: has sha256 {digest.hexdigest()}, expected {expected}; {dataset.remedy}")
+
+
+def _check_labels(path, labels, dataset):
+    bad = np.flatnonzero(labels >= dataset.num_classes)
     if bad.size:
         raise DataError(
-            f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {num_classes - 1} "
-            f"({bad.size} such records); {REMEDY}"
+            f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {dataset.num_classes - 1} "
+            f"({bad.size} such records); {dataset.remedy}"
         )

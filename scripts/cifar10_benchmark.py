@@ -136,14 +136,15 @@ def multiply(data, options, dtype):
 
 def our_input(data, options):
     examples = records.load(data, options["data_dir"], "train")
-    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"]))
+    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"], flip=data.flip))
     session = tf.Session()
     return Contender(repeat(lambda: session.run(batch)))
 
 
 def tutorial_input(data, options):
     paths = records.paths(data, options["data_dir"], "train")
-    outputs = cifar10_input.queue_distorted_inputs(paths, options["batch_size"], data.num_examples("train"))
+    num_examples = data.num_examples("train")
+    outputs = cifar10_input.queue_distorted_inputs(paths, options["batch_size"], num_examples, dataset=data)
     batch = tf.group(*outputs)
     session = tf.Session()
     tf.train.start_queue_runners(session)
@@ -161,7 +162,7 @@ def tutorial_evaluation(data, options):
     """One graph; for each evaluation another session, restored, with queue runners, as the tutorial does it."""
     num_examples = data.num_examples("test")
     paths = records.paths(data, options["data_dir"], "test")
-    images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples)
+    images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples, dataset=data)
     top_k = tf.nn.in_top_k(model.inference(images, data.num_classes, lrn="op"), labels, 1)
     averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY)
     saver = tf.train.Saver(averages.variables_to_restore())
@@ -296,7 +297,7 @@ def start_workers(mode, names, options, stack):
     if mode == "input":
         steps = max(steps, math.ceil(MIN_INPUT_IMAGES / images))
     elif mode == "evaluation":
-        steps, images = 1, datasets.ALL[options["dataset"]].num_examples("test")
+        steps, images = 1, datasets.named(options["dataset"], options["data_dir"]).num_examples("test")
 
     def measure(name):
         workers[name].run(UNTIMED_STEPS[mode])
@@ -433,7 +434,7 @@ def describe():
 
 def run(**options):
     """Benchmarks, or is a worker of a benchmark; the options are the flags."""
-    data = datasets.ALL[options["dataset"]]
+    data = datasets.named(options["dataset"], options["data_dir"])
     if options["worker"]:
         mode, _, name = options["worker"].partition("/")
         with tf.Graph().as_default():
