@@ -17,9 +17,14 @@ setup(
         "scripts/cifar10_train.py",
         "scripts/cifar10_eval.py",
         "scripts/cifar10_multi_gpu_train.py",
+        "scripts/cifar10_import_images.py",
         "scripts/cifar10_benchmark.py",
         "scripts/benchmark_peers.py",  # which it imports
     ],
     install_requires=["tensorflow>=2.21", "tensorboard>=2.20", "numpy", "six"],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff"], "benchmark": ["torch", "jax"]},
+    extras_require={
+        "svhn": ["scipy"],
+        "test": ["pytest", "pytest-xdist", "ruff", "scipy"],
+        "benchmark": ["torch", "jax"],
+    },
 )

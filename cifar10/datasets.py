@@ -1,7 +1,7 @@
 """What a data set is: its files, their records, its class names and where it comes from.
 
-Every data set uses the CIFAR binary layout: a record is one label byte (two in CIFAR-100) followed by a 32x32 picture as
-1,024 red, 1,024 green and 1,024 blue bytes, each plane row by row.
+Every data set uses CIFAR's binary layout: a record is one label byte, or two in CIFAR-100, followed by a 32x32 picture
+as 1,024 red, 1,024 green and 1,024 blue bytes, each plane row by row.
 Source of layouts and published figures: https://www.cs.toronto.edu/~kriz/cifar.html and, for the digits,
 http://ufldl.stanford.edu/housenumbers/
 """
@@ -28,7 +28,7 @@ IMAGES = "images"  # what --dataset calls your own pictures
 IMAGES_FOLDER = "images-batches-bin"
 IMAGES_FILES = {"train": "train.bin", "test": "test.bin"}
 MANIFEST = "images.json"  # in that folder: class names, and the number of records and the sha256 of either file
-MAX_CLASSES = 256 ** LABEL_BYTES
+MAX_CLASSES = 256**LABEL_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,21 +116,27 @@ CIFAR10 = Dataset(
     **_batches(50_000, 10_000),
 )
 
-# In the order of the archive's fine_label_names.txt and coarse_label_names.txt.
+# As in the archive's fine_label_names.txt and coarse_label_names.txt.
+_FINE_NAMES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_COARSE_NAMES = """
+    aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
+    household_furniture insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes
+    large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees
+    vehicles_1 vehicles_2
+"""
+
 CIFAR100 = Dataset(
     name="cifar100",
     folder="cifar-100-binary",
-    class_names=tuple(
-        """
-        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-        caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
-        flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
-        maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
-        plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
-        snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
-        trout tulip turtle wardrobe whale willow_tree wolf woman worm
-        """.split()
-    ),
+    class_names=tuple(_FINE_NAMES.split()),
     train_files=(("train.bin", 50_000),),
     test_files=(("test.bin", 10_000),),
     archive=Archive(
@@ -144,14 +150,7 @@ CIFAR100 = Dataset(
 CIFAR100_COARSE = dataclasses.replace(
     CIFAR100,
     name="cifar100_coarse",
-    class_names=tuple(
-        """
-        aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
-        household_furniture insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes
-        large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees
-        vehicles_1 vehicles_2
-        """.split()
-    ),
+    class_names=tuple(_COARSE_NAMES.split()),
     label_byte=0,
 )
 

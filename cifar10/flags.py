@@ -51,8 +51,9 @@ def define_data_flags():
         "dataset",
         "cifar10",
         list(datasets.NAMES),
-        "Pictures to use: cifar10, cifar100 (with its 20 coarse labels: cifar100_coarse) and svhn are downloaded unless "
-        "they are in data_dir; synthetic is drawn on the spot; images are your own, see cifar10_import_images.py.",
+        "Pictures to use: those of cifar10, of cifar100 with its 100 fine or its 20 coarse labels, and of svhn are "
+        "downloaded unless they are in data_dir; synthetic is drawn on the spot; images are your own, from "
+        "cifar10_import_images.py.",
     )
 
 

@@ -89,7 +89,7 @@ def of_table(path):
     sources = []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
+            table = csv.DictReader(file, skipinitialspace=True)
             if lacking := sorted({"path", "label"} - set(table.fieldnames or ())):
                 raise DataError(f"{path}: its first line lacks the column {lacking[0]!r}; it must be path,label")
             for row in table:
@@ -108,9 +108,10 @@ def of_table(path):
 def read_picture(path):
     """Reads a picture as the network takes it.
 
-    The first picture of an animation; turned upright where EXIF says how; transparency ignored, grey as equal red, green
-    and blue, 16 bits a colour as their upper 8. Of a picture that is not 32x32, the largest central square, scaled with
-    a triangle filter whose width grows with the scale, as tf.image.resize does it with antialias=True.
+    That is the first picture of an animation, turned upright where EXIF says how, without its transparency, grey as
+    equal red, green and blue, and 16 bits a colour as their upper 8. A picture of 32x32 keeps its pixels. Of any other
+    it is the largest central square, scaled with a triangle filter as wide as the scale: tf.image.resize does the same
+    with antialias=True.
 
     Args:
       path: a file in one of FORMATS, whatever its name.
@@ -197,8 +198,12 @@ def _folders(path):
 
 def _files(path):
     """Returns the sorted paths of the files below a folder, but for hidden ones."""
+
+    def fail(error):
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it away")
+
     found = []
-    for parent, folders, names in os.walk(path):
+    for parent, folders, names in os.walk(path, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(parent, name) for name in names if not name.startswith(".")]
     return sorted(found)
@@ -258,12 +263,12 @@ def _split(sources, class_names, test_fraction, random):
         count = min(max(round(test_fraction * len(drawn)), 1), len(drawn) - 1)
         for position, i in enumerate(drawn):
             sources[i] = dataclasses.replace(sources[i], split="test" if position < count else "train")
-        for split in datasets.SPLITS:
-            if not any(sources[i].split == split for i in members):
-                raise DataError(
-                    f"The class {name!r} has {len(members)} readable pictures and none of them for {split}; each class "
-                    "needs one to train and one to test"
-                )
+        train, test = (sum(sources[i].split == split for i in members) for split in datasets.SPLITS)
+        if not train or not test:
+            raise DataError(
+                f"Readable pictures of the class {name!r}: {train} to train, {test} to test; each class needs at least "
+                "one of either"
+            )
     return sources
 
 

@@ -14,8 +14,7 @@ import os
 
 from absl import flags as absl_flags
 
-from cifar10 import importing
-from cifar10 import flags
+from cifar10 import flags, importing
 
 
 def run(*, images_dir, csv, data_dir, test_fraction, seed, flip):

@@ -29,7 +29,7 @@ def test_help_lists_every_flag(script, flags):
         (["--use_fp16", "False"], "unexpected argument 'False': write flags as --name=value"),
         (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
         (["--max_steps=-1"], "flag --max_steps=-1: -1 is not a non-negative integer"),
-        (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|synthetic>"),
+        (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|cifar100|cifar100_coarse|svhn|"),
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments, message, tmp_path):
