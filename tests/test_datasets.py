@@ -258,6 +258,10 @@ def test_without_scipy_one_line_says_how_to_get_it_before_any_download(tmp_path,
             "has uint8 X [32, 32, 3, 39] and y [39, 1], expected uint8 X [32, 32, 3, 40] and y [40, 1] from 1 to 10",
         ),
         ({"X": lopsided(40).transpose(1, 2, 3, 0), "y": np.zeros([40, 1], np.uint8)}, "has uint8 X [32, 32, 3, 40]"),
+        (
+            {"X": lopsided(40).transpose(1, 2, 3, 0), "y": np.ones([39, 1], np.uint8)},
+            "has uint8 X [32, 32, 3, 40] and y [39, 1]",
+        ),
         ({"X": lopsided(40), "y": np.ones([40, 1], np.uint8)}, "has uint8 X [40, 32, 32, 3]"),
     ],
 )

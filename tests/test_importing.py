@@ -123,10 +123,10 @@ def test_deeper_folders_belong_to_the_class_and_hidden_files_to_none(pictures, d
 
 def test_a_table_names_paths_and_labels(pictures, data_dir):
     written = write_classes(pictures, {"a": 3, "b": 2})
-    lines = [f"{i}, a/{i}.png, kitten\n" for i in range(3)]
-    lines += [f'{i},{pictures / "b" / f"{i}.png"},"dog, old"\n' for i in range(2)]
+    lines = [f"a/{i}.png, {i}, kitten\n" for i in range(3)]
+    lines += [f'{pictures / "b" / f"{i}.png"},{i},"dog, old"\n' for i in range(2)]
     table = pictures / "table.csv"
-    table.write_text("\ufeffid,path,label\n" + "".join(lines), encoding="utf-8")
+    table.write_text("\ufeffpath,id,label\n" + "".join(lines), encoding="utf-8")
     run(data_dir, csv=str(table))
     loaded = {name: load(data_dir, "train")[name] + load(data_dir, "test")[name] for name in ("kitten", "dog, old")}
     assert sorted(loaded["kitten"]) == sorted(written["a"])
@@ -155,6 +155,13 @@ def test_classes_are_mixed_in_the_files(pictures, data_dir):
     run(data_dir, pictures, test_fraction=0.5)
     labels = records.load(datasets.named("images", data_dir), data_dir, "test").labels
     assert 15 < np.count_nonzero(labels[1:] != labels[:-1]) < 45  # half of 59, give or take 3.8 by chance
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_whether_training_may_mirror_them_is_remembered(pictures, data_dir, flip):
+    write_classes(pictures, {"cat": 2, "dog": 2})
+    run(data_dir, pictures, flip=flip)
+    assert datasets.named("images", data_dir).flip is flip
 
 
 # --- from a file to 32x32 ---
