@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 from conftest import evaluate, run_script, train
 from PIL import Image
 
-from cifar10 import datasets, importing, records
+from cifar10 import datasets, importing, model, records
 from cifar10.errors import DataError
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (77, 77, 77)
@@ -450,8 +450,17 @@ def test_training_without_an_import_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("pipeline", ["dataset", "queue"])
-def test_imported_pictures_train_and_evaluate_with_their_number_of_classes(pictures, tmp_path, pipeline, capsys):
-    """Three plain colours, of which a few steps learn enough to beat chance."""
+def test_imported_pictures_train_and_evaluate_with_their_number_of_classes(pictures, tmp_path, pipeline, monkeypatch):
+    """Three colours, of which a few steps learn enough to beat chance; either script builds as many logits."""
+    widths = []
+
+    def inference(*args, **kwargs):
+        logits = network(*args, **kwargs)
+        widths.append(logits.shape[1])
+        return logits
+
+    network = model.inference
+    monkeypatch.setattr(model, "inference", inference)
     for i, (name, colour) in enumerate({"blue": BLUE, "green": GREEN, "red": RED}.items()):
         for j in range(20):
             pixels = np.clip(np.array(colour) * 0.6 + noise(100 * i + j) * 0.4, 0, 255).astype(np.uint8)
@@ -463,6 +472,7 @@ def test_imported_pictures_train_and_evaluate_with_their_number_of_classes(pictu
     assert shapes["softmax_linear/weights"] == [192, 3] and shapes["softmax_linear/biases"] == [3]
     (result,) = evaluate(data_dir, train_dir, tmp_path / "eval", dataset="images", num_examples=None)
     assert result.total == 15 and result.correct > 10
+    assert widths == [3, 3]
 
 
 def test_a_command_line_without_pictures_is_refused(tmp_path):
