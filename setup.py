@@ -17,11 +17,16 @@ setup(
         "scripts/cifar10_train.py",
         "scripts/cifar10_eval.py",
         "scripts/cifar10_multi_gpu_train.py",
+        "scripts/cifar10_import_images.py",
         "scripts/cifar10_benchmark.py",
         "scripts/cifar10_profile.py",
         "scripts/benchmark_contenders.py",  # which these import
         "scripts/benchmark_peers.py",
     ],
     install_requires=["tensorflow>=2.21", "tensorboard>=2.20", "numpy", "six"],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff"], "benchmark": ["torch", "jax"]},
+    extras_require={
+        "svhn": ["scipy"],
+        "test": ["pytest", "pytest-xdist", "ruff", "scipy"],
+        "benchmark": ["torch", "jax"],
+    },
 )

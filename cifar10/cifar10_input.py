@@ -28,7 +28,7 @@ PREFETCHED_BATCHES = 4
 PADDING = -1  # label of a picture that must not count; tf.nn.in_top_k finds it in no picture
 
 
-def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAGE_SIZE):
+def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAGE_SIZE, flip=True):
     """Builds the endless training input: distorted pictures in a pseudo-random order, each once an epoch.
 
     It is a one-shot iterator: no initializer, no queue runner.
@@ -39,6 +39,7 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
       seed: int; two inputs with one seed give the same batches.
       start_step: the step whose batch comes first.
       image_size: height and width of the random crop, in pixels.
+      flip: whether to flip half of the pictures left to right.
 
     Returns:
       images: float32 [batch_size, image_size, image_size, 3], standardized.
@@ -50,7 +51,7 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
     def batch(step):
         numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         images, labels = _gather(examples, shuffled, numbers, batch_size)
-        return distort(images, _draw(seed, step, batch_size, image_size), image_size), labels
+        return distort(images, _draw(seed, step, batch_size, image_size, flip), image_size), labels
 
     return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch)
 
@@ -118,7 +119,7 @@ def distort(images, draws, image_size=IMAGE_SIZE):
     return tf.image.per_image_standardization(images)
 
 
-def _draw(seed, step, batch_size, image_size):
+def _draw(seed, step, batch_size, image_size, flip=True):
     """Draws the distortions of one batch, keyed by (seed, step): see distort."""
     uniform = tf.random.stateless_uniform(
         [5, batch_size], seed=tf.stack([tf.constant(seed, tf.int64), step]), alg="philox"
@@ -127,7 +128,7 @@ def _draw(seed, step, batch_size, image_size):
     left = tf.cast(uniform[1] * (datasets.WIDTH - image_size + 1), tf.int32)
     brightness = (2.0 * uniform[3] - 1.0) * MAX_BRIGHTNESS_DELTA
     contrast = MIN_CONTRAST + uniform[4] * (MAX_CONTRAST - MIN_CONTRAST)
-    return top, left, uniform[2] < 0.5, brightness, contrast
+    return top, left, uniform[2] < (0.5 if flip else 0.0), brightness, contrast
 
 
 @functools.lru_cache(maxsize=4)  # a batch spans two epochs at most, unless the data set is tiny
@@ -184,11 +185,12 @@ class CIFAR10Record:
     """One picture as read_cifar10 reads it; the attributes are described there."""
 
 
-def read_cifar10(filename_queue):
+def read_cifar10(filename_queue, dataset=datasets.CIFAR10):
     """Reads one record from a queue of file names with the tutorial's fixed-length record reader.
 
     Args:
       filename_queue: a queue of strings, as from tf.train.string_input_producer.
+      dataset: the datasets.Dataset that the files belong to, which says where in a record the label is.
 
     Returns:
       An object with height, width, depth (ints), key (string scalar: file and record number), label (int32 [1]) and
@@ -196,11 +198,11 @@ def read_cifar10(filename_queue):
     """
     result = CIFAR10Record()
     result.height, result.width, result.depth = datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH
-    reader = tf.FixedLengthRecordReader(record_bytes=datasets.RECORD_BYTES)
+    reader = tf.FixedLengthRecordReader(record_bytes=dataset.record_bytes)
     result.key, value = reader.read(filename_queue)
-    record = tf.reshape(tf.decode_raw(value, tf.uint8), [datasets.RECORD_BYTES])
-    result.label = tf.cast(record[: datasets.LABEL_BYTES], tf.int32)
-    planes = tf.reshape(record[datasets.LABEL_BYTES :], [result.depth, result.height, result.width])
+    record = tf.reshape(tf.decode_raw(value, tf.uint8), [dataset.record_bytes])
+    result.label = tf.cast(record[dataset.label_byte : dataset.label_byte + 1], tf.int32)
+    planes = tf.reshape(record[dataset.label_bytes :], [result.depth, result.height, result.width])
     result.uint8image = tf.transpose(planes, [1, 2, 0])
     return result
 
@@ -211,6 +213,7 @@ def queue_distorted_inputs(
     num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
     min_fraction=MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
     image_size=IMAGE_SIZE,
+    dataset=datasets.CIFAR10,
 ):
     """Builds the tutorial's own training input: 16 threads distort picture by picture and keep a shuffling queue full.
 
@@ -223,15 +226,17 @@ def queue_distorted_inputs(
       min_fraction: fraction of num_examples that must be in the queue before the first batch; less starts sooner and
         shuffles less.
       image_size: height and width of the random crop, in pixels.
+      dataset: the datasets.Dataset that the files belong to: where the label is, and whether to flip.
 
     Returns:
       images: float32 [batch_size, image_size, image_size, 3], standardized.
       labels: int32 [batch_size].
     """
     with tf.name_scope("input"), tf.device("/cpu:0"):
-        read_input = read_cifar10(tf.train.string_input_producer(filenames))
+        read_input = read_cifar10(tf.train.string_input_producer(filenames), dataset)
         image = tf.random_crop(tf.cast(read_input.uint8image, tf.float32), [image_size, image_size, 3])
-        image = tf.image.random_flip_left_right(image)
+        if dataset.flip:
+            image = tf.image.random_flip_left_right(image)
         image = tf.image.random_brightness(image, max_delta=MAX_BRIGHTNESS_DELTA)
         image = tf.image.random_contrast(image, lower=MIN_CONTRAST, upper=MAX_CONTRAST)
         image = tf.image.per_image_standardization(image)
@@ -259,6 +264,7 @@ def queue_inputs(
     num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
     min_fraction=MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
     image_size=IMAGE_SIZE,
+    dataset=datasets.CIFAR10,
 ):
     """Builds the tutorial's own evaluation input: 16 threads crop picture by picture and keep a queue full.
 
@@ -266,7 +272,7 @@ def queue_inputs(
     measures against; evaluation itself must see each picture once, which this does not promise.
     """
     with tf.name_scope("input"), tf.device("/cpu:0"):
-        read_input = read_cifar10(tf.train.string_input_producer(filenames, shuffle=False))
+        read_input = read_cifar10(tf.train.string_input_producer(filenames, shuffle=False), dataset)
         image = tf.cast(read_input.uint8image, tf.float32)
         image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)
         image = tf.image.per_image_standardization(image)

@@ -1,14 +1,18 @@
 """What a data set is: its files, their records, its class names and where it comes from.
 
-Every data set uses the CIFAR-10 binary layout: a record is one label byte followed by a 32x32 picture as 1,024 red,
-1,024 green and 1,024 blue bytes, each plane row by row.
-Source of layout and published figures: https://www.cs.toronto.edu/~kriz/cifar.html
+Every data set uses CIFAR's binary layout: a record is one label byte, or two in CIFAR-100, followed by a 32x32 picture
+as 1,024 red, 1,024 green and 1,024 blue bytes, each plane row by row.
+Source of layouts and published figures: https://www.cs.toronto.edu/~kriz/cifar.html and, for the digits,
+http://ufldl.stanford.edu/housenumbers/
 """
 
 import dataclasses
+import json
 import os
 
-from cifar10.errors import DataError  # noqa: F401
+import numpy as np
+
+from cifar10.errors import DataError
 
 HEIGHT = 32  # pixels
 WIDTH = 32  # pixels
@@ -18,11 +22,18 @@ IMAGE_BYTES = HEIGHT * WIDTH * DEPTH
 RECORD_BYTES = LABEL_BYTES + IMAGE_BYTES
 
 SPLITS = ("train", "test")
+CLASS_NAMES_FILE = "batches.meta.txt"  # comes with the record files, but nothing reads it
+
+IMAGES = "images"  # what --dataset calls your own pictures
+IMAGES_FOLDER = "images-batches-bin"
+IMAGES_FILES = {"train": "train.bin", "test": "test.bin"}
+MANIFEST = "images.json"  # in that folder: class names, and the number of records and the sha256 of either file
+MAX_CLASSES = 256**LABEL_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A downloadable .tar.gz: where it is and how to tell that it arrived whole (size in bytes)."""
+    """A downloadable file: where it is and how to tell that it arrived whole (size in bytes)."""
 
     url: str
     size: int
@@ -42,8 +53,13 @@ class Dataset:
       folder: the folder below data_dir that holds the files.
       class_names: one name per label, in label order.
       train_files, test_files: (file name, number of records) pairs.
-      archive: where to download it, or None for a data set that is drawn on the spot.
-      sha256: {file name: hash in hex} of the published record files, as far as they are known.
+      archive: the .tar.gz to download it in, or None.
+      mat_files: the MATLAB files to download and convert, one a split; without either it is drawn on the spot.
+      label_bytes: how many label bytes a record begins with.
+      label_byte: which of them is the label.
+      flip: whether training may flip the pictures left to right, which makes other digits of digits.
+      sha256: {file name: hash in hex} of the record files, as far as they are known.
+      remedy: what to do about a file that is not as it should be.
     """
 
     name: str
@@ -52,11 +68,20 @@ class Dataset:
     train_files: tuple
     test_files: tuple
     archive: Archive | None = None
+    mat_files: tuple = ()
+    label_bytes: int = LABEL_BYTES
+    label_byte: int = 0
+    flip: bool = True
     sha256: dict = dataclasses.field(default_factory=dict)
+    remedy: str = "delete it and run again to have it restored, or copy it anew"
 
     @property
     def num_classes(self):
         return len(self.class_names)
+
+    @property
+    def record_bytes(self):
+        return self.label_bytes + IMAGE_BYTES
 
     def files(self, split):
         """Returns the (file name, number of records) pairs of 'train' or 'test'."""
@@ -100,6 +125,65 @@ CIFAR10 = Dataset(
     **_batches(50_000, 10_000),
 )
 
+# As in the archive's fine_label_names.txt and coarse_label_names.txt.
+_FINE_NAMES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_COARSE_NAMES = """
+    aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
+    household_furniture insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes
+    large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees
+    vehicles_1 vehicles_2
+"""
+
+CIFAR100 = Dataset(
+    name="cifar100",
+    folder="cifar-100-binary",
+    class_names=tuple(_FINE_NAMES.split()),
+    train_files=(("train.bin", 50_000),),
+    test_files=(("test.bin", 10_000),),
+    archive=Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        size=168_513_733,
+        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    ),
+    label_bytes=2,
+    label_byte=1,
+)
+CIFAR100_COARSE = dataclasses.replace(
+    CIFAR100,
+    name="cifar100_coarse",
+    class_names=tuple(_COARSE_NAMES.split()),
+    label_byte=0,
+)
+
+SVHN = Dataset(
+    name="svhn",
+    folder="svhn-batches-bin",
+    class_names=tuple("0123456789"),
+    train_files=(("train.bin", 73_257),),
+    test_files=(("test.bin", 26_032),),
+    mat_files=(
+        Archive(
+            url="http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+            size=182_040_794,
+            sha256="435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+        ),
+        Archive(
+            url="http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+            size=64_275_384,
+            sha256="cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+        ),
+    ),
+    flip=False,
+)
+
 SYNTHETIC = Dataset(
     name="synthetic",
     folder="synthetic-batches-bin",
@@ -115,4 +199,51 @@ SYNTHETIC = Dataset(
     **_batches(10_000, 2_000),
 )
 
-ALL = {dataset.name: dataset for dataset in (CIFAR10, SYNTHETIC)}
+ALL = {dataset.name: dataset for dataset in (CIFAR10, CIFAR100, CIFAR100_COARSE, SVHN, SYNTHETIC)}
+NAMES = (*ALL, IMAGES)
+
+
+def named(name, data_dir):
+    """Returns the Dataset of one of NAMES; your own pictures are what data_dir has of them.
+
+    Raises:
+      DataError: no pictures were imported into data_dir, or what is there is not what was imported.
+    """
+    return _imported(data_dir) if name == IMAGES else ALL[name]
+
+
+def _imported(data_dir):
+    """Returns the Dataset of the pictures that were imported into data_dir."""
+    folder = os.path.join(data_dir, IMAGES_FOLDER)
+    path = os.path.join(folder, MANIFEST)
+    remedy = "remove its folder and import the pictures again"
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        dataset = Dataset(
+            name=IMAGES,
+            folder=IMAGES_FOLDER,
+            class_names=tuple(str(name) for name in manifest["class_names"]),
+            flip=bool(manifest["flip"]),
+            sha256={IMAGES_FILES[split]: manifest[split]["sha256"] for split in SPLITS},
+            remedy=remedy,
+            **{f"{split}_files": ((IMAGES_FILES[split], int(manifest[split]["records"])),) for split in SPLITS},
+        )
+    except FileNotFoundError:
+        raise DataError(
+            f"Failed to find file: {path}; import your pictures with cifar10_import_images.py, or choose --data_dir"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path}: is not what the import wrote ({type(error).__name__}: {error}); {remedy}") from None
+    for filename in IMAGES_FILES.values():
+        if not os.path.lexists(os.path.join(folder, filename)):
+            raise DataError(f"Failed to find file: {os.path.join(folder, filename)}; {remedy}")
+    return dataset
+
+
+def encode(images, labels):
+    """Returns the records of pictures (uint8 [N, 32, 32, 3]) and labels (integers [N]): uint8 [N, 3073]."""
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), IMAGE_BYTES)
+    return np.hstack([labels.astype(np.uint8)[:, None], planes])

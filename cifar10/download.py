@@ -16,8 +16,8 @@ import urllib.error
 import urllib.request
 import zlib
 
-from cifar10 import locks, synthetic
-from cifar10.datasets import SPLITS
+from cifar10 import locks, svhn, synthetic
+from cifar10.datasets import CLASS_NAMES_FILE, SPLITS
 from cifar10.errors import DataError
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
@@ -38,14 +38,15 @@ class _FetchError(Exception):
 def ensure(dataset, data_dir, url=None, sha256=None):
     """Makes sure that the files of `dataset` are in `dataset.path(data_dir)`.
 
-    Leaves them if all are there. Otherwise draws them (a data set without archive) or unpacks the archive, which it
-    downloads unless it lies in data_dir, and puts the missing ones in place. Processes that share data_dir take turns.
+    Leaves them if all are there. Otherwise draws them (a data set without archive) or unpacks the archive or converts
+    the MATLAB files, which it downloads unless they lie in data_dir, and puts the missing ones in place. Processes that
+    share data_dir take turns.
 
     Args:
       dataset: a datasets.Dataset.
       data_dir: the folder that holds, or will hold, the archive and the data set's own folder.
-      url: a mirror to download from in place of dataset.archive.url.
-      sha256: what the archive must hash to, in hex, in place of the published size and hash.
+      url: a mirror to download from in place of dataset.archive.url; of MATLAB files, the folder that they are in.
+      sha256: what the archive must hash to, in hex, in place of the published size and hash; not of MATLAB files.
 
     Raises:
       DataError: the files cannot be had, or not be put in place. One line that says why and what to do.
@@ -59,7 +60,7 @@ def ensure(dataset, data_dir, url=None, sha256=None):
                 raise DataError(f"{path} is not a folder: remove it, or choose another --data_dir")
         os.makedirs(data_dir, exist_ok=True)
         with locks.held(
-            os.path.join(data_dir, f".{dataset.name}.lock"),
+            os.path.join(data_dir, f".{dataset.folder}.lock"),
             lambda holder: print(f"Waiting for {holder} to fill {folder}", flush=True),
         ):
             if _missing(dataset, folder):  # another process may have put them there meanwhile
@@ -77,12 +78,16 @@ def _missing(dataset, folder):
 def _fill(dataset, data_dir, url, sha256):
     """Produces all files in a temporary folder, then moves those that are missing to where they belong."""
     folder = dataset.path(data_dir)
-    archive = _archive(dataset, data_dir, url, sha256) if dataset.archive else None
+    archive = _archive(dataset, dataset.archive, data_dir, url, sha256) if dataset.archive else None
+    mat_paths = _mat_files(dataset, data_dir, url, sha256) if dataset.mat_files else None
     with tempfile.TemporaryDirectory(prefix=f".{dataset.folder}.", dir=data_dir) as temp:
         staged = os.path.join(temp, dataset.folder)
         os.mkdir(staged)  # as open as the umask says, whereas temp is closed to other users
         if archive:
             _unpack(dataset, archive, staged)
+        elif mat_paths:
+            print(f"Converting the {dataset.name} data set to {folder}", flush=True)
+            svhn.write(dataset, mat_paths, staged)
         else:
             print(f"Drawing the {dataset.name} data set in {folder}", flush=True)
             synthetic.write(dataset, staged)
@@ -96,7 +101,7 @@ def _fill(dataset, data_dir, url, sha256):
 
 def _unpack(dataset, path, staged):
     """Writes the data set's files from the archive at path to the folder `staged`; ignores whatever else it holds."""
-    names = [*_missing(dataset, staged), synthetic.CLASS_NAMES_FILE]
+    names = [*_missing(dataset, staged), CLASS_NAMES_FILE]
     wanted = {f"{dataset.folder}/{name}": os.path.join(staged, name) for name in names}
     try:
         with tarfile.open(path, "r:gz") as tar:
@@ -110,9 +115,17 @@ def _unpack(dataset, path, staged):
         raise DataError(f"{path} lacks {', '.join(lacking)} in its folder {dataset.folder}; another archive is needed")
 
 
-def _archive(dataset, data_dir, url, sha256):
-    """Returns the path of the verified archive, downloaded unless it is there already."""
-    archive = dataset.archive
+def _mat_files(dataset, data_dir, url, sha256):
+    """Returns the paths of the verified MATLAB files, downloaded unless they are there already."""
+    svhn.require_scipy()  # before the download, not after it
+    if sha256:
+        raise DataError(f"{dataset.name} comes in {len(dataset.mat_files)} files, which one sha256 cannot verify")
+    urls = [f"{url.rstrip('/')}/{file.filename}" if url else None for file in dataset.mat_files]
+    return [_archive(dataset, file, data_dir, url, None) for file, url in zip(dataset.mat_files, urls, strict=True)]
+
+
+def _archive(dataset, archive, data_dir, url, sha256):
+    """Returns the path of a verified archive of the data set, downloaded unless it is there already."""
     path = os.path.join(data_dir, archive.filename)
     url = url or archive.url
     size = None if sha256 else archive.size

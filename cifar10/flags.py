@@ -55,8 +55,10 @@ def define_data_flags():
     flags.DEFINE_enum(
         "dataset",
         "cifar10",
-        list(datasets.ALL),
-        "Pictures to use: cifar10 is downloaded unless it is in data_dir; synthetic is drawn on the spot.",
+        list(datasets.NAMES),
+        "Pictures to use: those of cifar10, of cifar100 with its 100 fine or its 20 coarse labels, and of svhn are "
+        "downloaded unless they are in data_dir; synthetic is drawn on the spot; images are your own, from "
+        "cifar10_import_images.py.",
     )
     flags.DEFINE_string(
         "data_url", None, "Mirror to download the archive from; it must be the published one, byte by byte."

@@ -6,11 +6,10 @@ import os
 
 import numpy as np
 
-from cifar10.datasets import DEPTH, HEIGHT, LABEL_BYTES, RECORD_BYTES, WIDTH
+from cifar10.datasets import DEPTH, HEIGHT, WIDTH
 from cifar10.errors import DataError
 
 RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
-REMEDY = "delete it and run again to have it restored, or copy it anew"
 
 
 def paths(dataset, data_dir, split):
@@ -49,61 +48,62 @@ def load(dataset, data_dir, split):
 
     Raises:
       DataError: a file is missing, has another size than its number of records needs, holds a label out of range, or
-        differs from the published one although others are the published ones.
+        has another sha256 than the data set says although other files are as it says.
     """
     count = dataset.num_examples(split)
     examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
     start = 0
-    for path, (_, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
-        _check_size(path, count)
+    for path, (name, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
+        _check_size(path, count, dataset)
         end = start + count
         sha256 = hashlib.sha256()
         with open(path, "rb") as file:
             for i in range(start, end, RECORDS_AT_ONCE):
                 j = min(i + RECORDS_AT_ONCE, end)
-                records = np.fromfile(file, np.uint8, (j - i) * RECORD_BYTES).reshape(j - i, RECORD_BYTES)
+                records = np.fromfile(file, np.uint8, (j - i) * dataset.record_bytes).reshape(j - i, -1)
                 sha256.update(records)
-                planes = records[:, LABEL_BYTES:].reshape(j - i, DEPTH, HEIGHT, WIDTH)
+                planes = records[:, dataset.label_bytes :].reshape(j - i, DEPTH, HEIGHT, WIDTH)
                 examples.images[i:j] = planes.transpose(0, 2, 3, 1)
-                examples.labels[i:j] = records[:, LABEL_BYTES - 1]
-        _check_labels(path, examples.labels[start:end], dataset.num_classes)
-        examples.sha256[os.path.basename(path)] = sha256.hexdigest()
+                examples.labels[i:j] = records[:, dataset.label_byte]
+        _check_labels(path, examples.labels[start:end], dataset)
+        examples.sha256[name] = sha256.hexdigest()
         start = end
     _check_sha256(dataset, data_dir, examples.sha256)
     return examples
 
 
-def _check_size(path, count):
+def _check_size(path, count, dataset):
     try:
         size = os.path.getsize(path)
     except OSError as error:
         raise DataError(f"Failed to find file: {path} ({error.strerror}); put it there, or choose --data_dir") from None
-    if size != count * RECORD_BYTES:
-        whole, rest = divmod(size, RECORD_BYTES)
+    record_bytes = dataset.record_bytes
+    if size != count * record_bytes:
+        whole, rest = divmod(size, record_bytes)
         raise DataError(
-            f"{path}: expected {count} records of {RECORD_BYTES} bytes = {count * RECORD_BYTES} bytes, "
-            f"found {size} bytes ({whole} records and {rest} bytes); {REMEDY}"
+            f"{path}: expected {count} records of {record_bytes} bytes = {count * record_bytes} bytes, "
+            f"found {size} bytes ({whole} records and {rest} bytes); {dataset.remedy}"
         )
 
 
-def _check_labels(path, labels, num_classes):
-    bad = np.flatnonzero(labels >= num_classes)
+def _check_labels(path, labels, dataset):
+    bad = np.flatnonzero(labels >= dataset.num_classes)
     if bad.size:
         raise DataError(
-            f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {num_classes - 1} "
-            f"({bad.size} such records); {REMEDY}"
+            f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {dataset.num_classes - 1} "
+            f"({bad.size} such records); {dataset.remedy}"
         )
 
 
 def _check_sha256(dataset, data_dir, found):
-    """Refuses a damaged file of the published set. A set without any published file is the user's own."""
+    """Refuses a damaged file of a known set. A set without any known file is another one, the user's own."""
     other = [name for name, sha256 in found.items() if sha256 != dataset.sha256.get(name, sha256)]
     if not other or not any(_sha256(dataset, data_dir, name, found) == dataset.sha256[name] for name in dataset.sha256):
         return
     path = os.path.join(dataset.path(data_dir), other[0])
     raise DataError(
-        f"{path}: expected sha256 {dataset.sha256[other[0]]} as published, found {found[other[0]]}, while other files "
-        f"are the published ones; {REMEDY}"
+        f"{path}: expected sha256 {dataset.sha256[other[0]]}, found {found[other[0]]}, while other files are as they "
+        f"should be; {dataset.remedy}"
     )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from cifar10 import datasets
 
 SEED = 20151109
-CLASS_NAMES_FILE = "batches.meta.txt"  # comes with the record files, but nothing reads it
 
 # Lengths are in half pixels, as a shape's centre may lie on a pixel or between two. These let any 24x24 crop show
 # enough of a shape to tell what it is. Ranges are half-open, as randint takes them.
@@ -94,10 +93,10 @@ def write(dataset, folder):
         for filename, count in dataset.files(split):
             labels = np.arange(count, dtype=np.int32) % dataset.num_classes
             labels = rng.permutation(labels.astype(np.uint8))
-            planes = draw(labels, dataset.class_names, rng).transpose(0, 3, 1, 2)
-            records = np.hstack([labels[:, None], planes.reshape(count, datasets.IMAGE_BYTES)])
+            records = datasets.encode(draw(labels, dataset.class_names, rng), labels)
             _replace(os.path.join(folder, filename), records.tobytes())
-    _replace(os.path.join(folder, CLASS_NAMES_FILE), "".join(f"{name}\n" for name in dataset.class_names).encode())
+    names = "".join(f"{name}\n" for name in dataset.class_names)
+    _replace(os.path.join(folder, datasets.CLASS_NAMES_FILE), names.encode())
 
 
 def _replace(path, content):

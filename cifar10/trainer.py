@@ -26,7 +26,7 @@ def train(
       build_step: function (images, labels, global_step, learning_rate, num_classes) -> (train op, loss) that builds the
         step on a batch of all towers' pictures.
       data_dir: the folder that holds the data set's own folder.
-      dataset: name of a data set, of datasets.ALL.
+      dataset: name of a data set, of datasets.NAMES.
       batch_size: pictures a step and tower.
       train_dir, restart: see runs.Run.
       seed: seed of the order of the pictures and of their distortions.
@@ -41,7 +41,7 @@ def train(
       signals.Interrupted: a signal came; the run was saved.
     """
     runs.check(train_dir)
-    data = datasets.ALL[dataset]
+    data = datasets.named(dataset, data_dir)
     download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "train")
     global_batch_size = num_towers * batch_size
@@ -60,9 +60,12 @@ def train(
                 global_batch_size,
                 examples.count,
                 min_fraction_of_examples_in_queue,
+                dataset=data,
             )
         else:
-            images, labels = cifar10_input.distorted_inputs(examples, global_batch_size, seed, run.start_step)
+            images, labels = cifar10_input.distorted_inputs(
+                examples, global_batch_size, seed, run.start_step, flip=data.flip
+            )
         learning_rate = training.learning_rate(global_step, global_batch_size, examples.count)
         train_op, loss = build_step(images, labels, global_step, learning_rate, data.num_classes)
         run.train(train_op, loss, learning_rate, batch_size=batch_size, num_towers=num_towers, **run_options)

@@ -89,14 +89,15 @@ def multiply(data, options, dtype):
 
 def our_input(data, options):
     examples = records.load(data, options["data_dir"], "train")
-    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"]))
+    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"], flip=data.flip))
     session = tf.Session()
     return Contender(repeat(lambda: session.run(batch)))
 
 
 def tutorial_input(data, options):
     paths = records.paths(data, options["data_dir"], "train")
-    outputs = cifar10_input.queue_distorted_inputs(paths, options["batch_size"], data.num_examples("train"))
+    num_examples = data.num_examples("train")
+    outputs = cifar10_input.queue_distorted_inputs(paths, options["batch_size"], num_examples, dataset=data)
     batch = tf.group(*outputs)
     session = tf.Session()
     tf.train.start_queue_runners(session)
@@ -114,7 +115,7 @@ def tutorial_evaluation(data, options):
     """One graph; for each evaluation another session, restored, with queue runners, as the tutorial does it."""
     num_examples = data.num_examples("test")
     paths = records.paths(data, options["data_dir"], "test")
-    images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples)
+    images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples, dataset=data)
     top_k = tf.nn.in_top_k(model.inference(images, data.num_classes, lrn="op"), labels, 1)
     averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY)
     saver = tf.train.Saver(averages.variables_to_restore())

@@ -120,7 +120,7 @@ def keras(start, bfloat16=False):
             keras.layers.Flatten(),
             keras.layers.Dense(384, activation="relu", kernel_regularizer=decay, name="local3"),
             keras.layers.Dense(192, activation="relu", kernel_regularizer=decay, name="local4"),
-            keras.layers.Dense(10, dtype="float32", name="softmax_linear"),
+            keras.layers.Dense(start["softmax_linear/biases"].size, dtype="float32", name="softmax_linear"),
         ]
     )
     for layer in model.layers:

@@ -145,7 +145,7 @@ def start_workers(mode, names, options, stack):
     if mode == "input":
         steps = max(steps, math.ceil(MIN_INPUT_IMAGES / images))
     elif mode == "evaluation":
-        steps, images = 1, datasets.ALL[options["dataset"]].num_examples("test")
+        steps, images = 1, datasets.named(options["dataset"], options["data_dir"]).num_examples("test")
 
     def measure(name):
         workers[name].run(UNTIMED_STEPS[mode])
@@ -282,7 +282,7 @@ def describe():
 
 def run(**options):
     """Benchmarks, or is a worker of a benchmark; the options are the flags."""
-    data = datasets.ALL[options["dataset"]]
+    data = datasets.named(options["dataset"], options["data_dir"])
     if options["worker"]:
         mode, _, name = options["worker"].partition("/")
         with tf.Graph().as_default():

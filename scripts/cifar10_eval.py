@@ -26,7 +26,7 @@ def run(
     run_once,
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
-    data = datasets.ALL[dataset]
+    data = datasets.named(dataset, data_dir)
     download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
     num_examples = num_examples or min(10_000, examples.count)

@@ -70,7 +70,7 @@ def print_table(results):
 
 def run(*, steps, **options):
     """Profiles; the parameters are the flags."""
-    data = datasets.ALL[options["dataset"]]
+    data = datasets.named(options["dataset"], options["data_dir"])
     download.ensure(data, options["data_dir"], options["data_url"], options["data_sha256"])
     results = {}
     with tempfile.TemporaryDirectory() as options["shared_dir"]:

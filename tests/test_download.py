@@ -208,7 +208,7 @@ def tree(folder):
 
 
 UNPACKED = {f"{FOLDER}/{name}": data for name, data in CONTENT.items()}
-DONE = UNPACKED | {TARBALL: WHOLE, ".cifar10.lock": b""}
+DONE = UNPACKED | {TARBALL: WHOLE, f".{FOLDER}.lock": b""}
 
 
 def refused(*args, **kwargs):
@@ -289,7 +289,7 @@ def test_damaged_hand_placed_archive_is_refused_and_kept(data_dir, server, small
     data_dir.mkdir()
     (data_dir / TARBALL).write_bytes(body)
     message = refused(small, data_dir)
-    assert tree(data_dir) == {TARBALL: body, ".cifar10.lock": b""}
+    assert tree(data_dir) == {TARBALL: body, f".{FOLDER}.lock": b""}
     assert not (data_dir / FOLDER).exists()
     assert server.ranges == []
     for part in (data_dir / TARBALL, len(body), hashlib.sha256(body).hexdigest(), len(WHOLE), small.archive.sha256):
@@ -390,7 +390,7 @@ def test_refusal_by_the_server_is_final(data_dir, server, small, mode):
     server.modes = [mode]
     message = refused(small, data_dir)
     assert len(server.ranges) == 1
-    assert tree(data_dir) == {".cifar10.lock": b""}
+    assert tree(data_dir) == {f".{FOLDER}.lock": b""}
     archive = small.archive
     needed = (archive.url, archive.size, archive.sha256, TARBALL, data_dir, data_dir / FOLDER, *FILES)
     for part in ("HTTP Error 40", "--dataset=synthetic", *needed):
@@ -416,7 +416,7 @@ def test_wrong_file_is_described_and_removed(data_dir, server, small, mode):
     server.modes = [mode]
     message = refused(small, data_dir)
     assert len(server.ranges) == 1
-    assert tree(data_dir) == {".cifar10.lock": b""}
+    assert tree(data_dir) == {f".{FOLDER}.lock": b""}
     assert small.archive.sha256 in message
     assert ("HTML page" in message) == (mode != "flipped")
     if mode != "flipped":
@@ -487,7 +487,7 @@ def test_ctrl_c_keeps_what_came_and_the_next_run_goes_on(data_dir, server, small
     finally:
         signal.signal(signal.SIGINT, before)
     kept = server.part.stat().st_size
-    assert set(tree(data_dir)) == {server.part.name, ".cifar10.lock"}
+    assert set(tree(data_dir)) == {server.part.name, f".{FOLDER}.lock"}
     download.ensure(small, data_dir)
     assert tree(data_dir) == DONE
     assert server.ranges == [None, f"bytes={kept}-"]
@@ -518,7 +518,7 @@ def test_archive_that_cannot_be_unpacked_leaves_nothing(data_dir, closed_url, bo
     data_dir.mkdir()
     (data_dir / TARBALL).write_bytes(body)
     assert str(data_dir) in refused(dataset_of(body, closed_url), data_dir)
-    assert tree(data_dir) == {TARBALL: body, ".cifar10.lock": b""}
+    assert tree(data_dir) == {TARBALL: body, f".{FOLDER}.lock": b""}
     assert [path.name for path in data_dir.iterdir() if path.is_dir()] == []
 
 
@@ -549,7 +549,7 @@ def test_evil_member_is_never_written(tmp_path, data_dir, closed_url, member, co
     body = tar_gz((name.replace("{outside}", str(tmp_path)), content), *members_of(rest))
     data_dir.mkdir()
     (data_dir / TARBALL).write_bytes(body)
-    expected = {TARBALL: body, ".cifar10.lock": b""}
+    expected = {TARBALL: body, f".{FOLDER}.lock": b""}
     if complete:
         download.ensure(dataset_of(body, closed_url), data_dir)
         expected |= UNPACKED
@@ -574,7 +574,7 @@ def test_full_disk_while_unpacking_leaves_nothing_half_done(data_dir, small, mon
     if folder_is_there:
         (data_dir / FOLDER).mkdir()
         (data_dir / FOLDER / FILES[0]).write_bytes(b"mine")
-    before = tree(data_dir) | {".cifar10.lock": b""}
+    before = tree(data_dir) | {f".{FOLDER}.lock": b""}
     with monkeypatch.context() as patch:
         patch.setattr(*step, full)
         message = refused(small, data_dir)
@@ -740,4 +740,4 @@ def test_interrupted_drawing_leaves_nothing(data_dir, monkeypatch):
     monkeypatch.setattr(download.synthetic, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         download.ensure(TINY, data_dir)
-    assert list(data_dir.iterdir()) == [data_dir / ".synthetic.lock"]
+    assert list(data_dir.iterdir()) == [data_dir / f".{TINY.folder}.lock"]

@@ -101,8 +101,8 @@ def test_a_flipped_bit_in_a_picture_of_the_published_set_is_told(published, tmp_
     with pytest.raises(DataError) as error:
         records.load(published, tmp_path, split)
     assert str(error.value) == (
-        f"{path}: expected sha256 {published.sha256[name]} as published, found {found}, while other files are the "
-        f"published ones; {records.REMEDY}"
+        f"{path}: expected sha256 {published.sha256[name]}, found {found}, while other files are as they should be; "
+        f"{published.remedy}"
     )
 
 

@@ -32,7 +32,7 @@ def test_help_lists_every_flag(script, flags):
         (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
         (["--max_steps=-1"], "flag --max_steps=-1: -1 is not a non-negative integer"),
         (["--batch_size=-5"], "flag --batch_size=-5: -5 is not a positive integer"),
-        (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|synthetic>"),
+        (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|cifar100|cifar100_coarse|svhn|"),
         (["--log_frequency=-1"], "flag --log_frequency=-1: -1 is not a non-negative integer"),
         (["--max_steps=many"], "flag --max_steps=many: invalid literal for int"),
         (["--train_dir="], "flag --train_dir=: give it a directory"),
