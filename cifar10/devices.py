@@ -58,6 +58,14 @@ def cpu_has_bfloat16():
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[0].split())
 
 
+def half_precision():
+    """Returns the type that --use_fp16 computes in: 'float16' on GPUs, all of which have units for it, or 'bfloat16'.
+
+    On CPUs those with units have them for bfloat16, which has float32's range and needs no loss scaling.
+    """
+    return "float16" if has_gpu() else "bfloat16"
+
+
 def warn_if_half_precision_is_slow():
     """Says on stderr where --use_fp16 will not pay."""
     if not has_gpu() and cpu_has_bfloat16() is False:

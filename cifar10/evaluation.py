@@ -68,7 +68,8 @@ class Evaluator:
         self.graph = tf.Graph()
         with self.graph.as_default():
             images, labels = cifar10_input.inputs(examples, batch_size, num_examples)
-            logits = model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size)
+            half = devices.half_precision()
+            logits = model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size, half=half)
             with tf.name_scope("precision"):
                 self._correct = tf.reduce_sum(tf.cast(tf.nn.in_top_k(logits, labels, 1), tf.int64))
             self._summaries = summaries.merged()

@@ -6,7 +6,9 @@ from cifar10 import layers, microbatches, summaries
 from cifar10.cifar10_input import NUM_CLASSES
 
 
-def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="auto", microbatch_size=0):
+def inference(
+    images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="auto", microbatch_size=0, half="bfloat16"
+):
     """Builds the tutorial's network: two convolutions, two fully connected layers and a linear one.
 
     Layer sizes, initial values and weight decay are the tutorial's; its local response normalization and its pooling
@@ -15,11 +17,12 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="a
     Args:
       images: float32 [batch, height, width, 3], standardized.
       num_classes: number of logits a picture.
-      use_fp16: whether to compute in half precision (bfloat16); variables stay float32.
+      use_fp16: whether to compute in half precision; variables stay float32.
       seed: seed of the initial values, or None.
       lrn: how to normalize: see layers.local_response_normalization.
       microbatch_size: pictures that are computed together, where the batch is known; 0: the whole batch. A layer's
         named output then is there to be fetched, but the next layer does not depend on it: see microbatches.
+      half: the type of half precision: 'bfloat16', or 'float16', which needs a loss_scaling.LossScale to be trained.
 
     Returns:
       float32 [batch, num_classes]: unscaled log probabilities.
@@ -27,7 +30,7 @@ def inference(images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="a
     each = microbatches.each
 
     def cast(tensor):
-        return tf.cast(tensor, tf.bfloat16 if use_fp16 else tf.float32)
+        return tf.cast(tensor, half if use_fp16 else tf.float32)
 
     def convolve(x, kernel, biases):
         conv = tf.nn.conv2d(x, cast(kernel), [1, 1, 1, 1], padding="SAME")

@@ -16,6 +16,8 @@ def train(
     seed=None,
     lrn="auto",
     microbatch_size=0,
+    half="bfloat16",
+    loss_scale=None,
 ):
     """Builds a step of which every tower computes an equal slice of the batch.
 
@@ -33,7 +35,8 @@ def train(
       use_fp16: whether to compute in half precision: see model.inference.
       seed: seed of the initial values, or None.
       lrn: how to normalize: see layers.local_response_normalization.
-      microbatch_size: see model.inference.
+      microbatch_size, half: see model.inference.
+      loss_scale: None, or a loss_scaling.LossScale.
 
     Returns:
       (train op, float32 scalar: the mean of the towers' total losses).
@@ -48,17 +51,22 @@ def train(
             tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE),
             tf.name_scope(f"{training.TOWER_NAME}_{i}") as scope,
         ):
-            logits = model.inference(image_slices[i], num_classes, use_fp16, seed, lrn, microbatch_size)
+            logits = model.inference(image_slices[i], num_classes, use_fp16, seed, lrn, microbatch_size, half)
             total_loss = training.loss(logits, label_slices[i])
             losses = training.losses(total_loss, scope)
             tower_losses.append(losses)
             variables = tf.trainable_variables()
-            tower_gradients.append(tf.gradients(losses["cross_entropy"], variables))
+            cross_entropy = losses["cross_entropy"]
+            tower_gradients.append(
+                tf.gradients(cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy), variables)
+            )
     with tf.device("/cpu:0"):
         # The towers' weight decay is the same: added once, after the sum over the batch, it rounds as in one tower.
         decays = [loss for tag, loss in losses.items() if tag not in ("cross_entropy", "total_loss")]
         with tf.name_scope("average_gradients"):
             gradients = [_mean(gradients) for gradients in zip(*tower_gradients, strict=True)]
+            if loss_scale is not None:
+                gradients = loss_scale.unscaled(gradients)
             decay_gradients = tf.gradients(decays, variables)
             gradients = [g if d is None else g + d for g, d in zip(gradients, decay_gradients, strict=True)]
         losses = {tag: _mean([losses[tag] for losses in tower_losses], name=tag) for tag in tower_losses[0]}

@@ -75,11 +75,14 @@ def learning_rate(
         return tf.train.exponential_decay(initial, global_step, decay_steps, decay_factor, staircase=True)
 
 
-def train(total_loss, global_step, learning_rate, moving_average_decay=MOVING_AVERAGE_DECAY):
-    """Builds one step of gradient descent on total_loss: see apply_gradients."""
+def train(total_loss, global_step, learning_rate, moving_average_decay=MOVING_AVERAGE_DECAY, loss_scale=None):
+    """Builds one step of gradient descent on total_loss: see apply_gradients, and loss_scaling for loss_scale."""
     variables = tf.trainable_variables()
     with tf.name_scope(_SCOPE):
-        gradients = tf.gradients(total_loss, variables)
+        if loss_scale is None:
+            gradients = tf.gradients(total_loss, variables)
+        else:
+            gradients = loss_scale.unscaled(tf.gradients(loss_scale.scaled(total_loss), variables))
     return apply_gradients(gradients, variables, losses(total_loss), global_step, learning_rate, moving_average_decay)
 
 

@@ -8,7 +8,7 @@ cifar10_train.py does with 128. Where there are no GPUs, the towers are on CPU d
 
 from absl import flags as absl_flags
 
-from cifar10 import devices, flags, microbatches, towers, trainer
+from cifar10 import devices, flags, loss_scaling, microbatches, towers, trainer
 
 
 def run(*, num_gpus, batch_size, use_fp16, seed, lrn, microbatch_size, log_device_placement, **options):
@@ -31,6 +31,8 @@ def run(*, num_gpus, batch_size, use_fp16, seed, lrn, microbatch_size, log_devic
             seed,
             lrn,
             microbatch_size,
+            devices.half_precision(),
+            loss_scaling.for_half_precision(use_fp16),
         )
 
     trainer.train(build_step, batch_size=batch_size, seed=seed, num_towers=num_gpus, config=config, **options)

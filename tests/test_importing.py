@@ -420,9 +420,7 @@ def test_damaged_data_sets_are_told_by_their_hashes(pictures, data_dir):
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        DataError, match=rf"^{path}: expected sha256 \w+, found .*; remove its folder and import"
-    ):
+    with pytest.raises(DataError, match=rf"^{path}: expected sha256 \w+, found .*; remove its folder and import"):
         records.load(dataset, data_dir, "train")
     records.load(dataset, data_dir, "test")
     path.write_bytes(content[:-1])

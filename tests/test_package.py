@@ -171,6 +171,7 @@ def test_modules_import_each_other_in_reading_order_only():
         "summaries",
         "devices",
         "microbatches",
+        "loss_scaling",
         "layers",
         "cifar10_input",
         "model",
