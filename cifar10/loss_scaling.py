@@ -44,12 +44,11 @@ class LossScale:
             good_steps = tf.where_v2(finite, self._good_steps + 1, 0)
             grows = good_steps >= self._growth_steps
             adjusted = tf.where_v2(finite, tf.where_v2(grows, scale * FACTOR, scale), tf.maximum(scale / FACTOR, 1.0))
-            with tf.control_dependencies([adjusted, grows, *found]):
+            good_steps = tf.where_v2(grows, tf.zeros_like(good_steps), good_steps)
+            with tf.control_dependencies([adjusted, good_steps, *found]):
                 updates = [
                     self.value.assign(adjusted, read_value=False),
-                    self._good_steps.assign(
-                        tf.where_v2(grows, tf.zeros_like(good_steps), good_steps), read_value=False
-                    ),
+                    self._good_steps.assign(good_steps, read_value=False),
                 ]
             with tf.control_dependencies(updates):
                 return [

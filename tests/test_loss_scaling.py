@@ -65,7 +65,7 @@ def test_small_gradients_vanish_in_float16_without_the_scale_and_do_not_with_it(
     def distance(found):
         return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
-    assert distance(without) > 0.2 and distance(scaled) < 0.02
+    assert distance(without) > 0.9 and distance(scaled) < 0.1
 
 
 @pytest.mark.parametrize(
