@@ -172,11 +172,11 @@ def test_an_ops_time_is_its_layers(op, row):
 
 def test_the_profile_shows_each_layer_of_each_construction(synthetic_dir):
     process = run_script(
-        "cifar10_profile", "--dataset=synthetic", f"--data_dir={synthetic_dir}", "--batch_size=8", "--steps=1", check=0
+        "cifar10_profile", "--dataset=synthetic", f"--data_dir={synthetic_dir}", "--batch_size=8", "--steps=5", check=0
     )
     rows = {line[:26].strip(): list(map(float, line[26:].split())) for line in process.stdout.splitlines()[1:]}
     assert rows.keys() == {*cifar10_profile.LAYERS, cifar10_profile.UPDATE, cifar10_profile.REST, "all ops", "the step"}
     for column in range(3):
         times = [row[column] for name, row in rows.items() if name not in ("all ops", "the step")]
         assert rows["all ops"][column] == pytest.approx(sum(times), abs=0.05 * len(times))
-        assert max(times) == rows["conv2"][column] > 0  # four fifths of all operations
+        assert rows["conv2"][column] > rows["softmax_linear"][column] > 0  # 14.7 million operations, and 1,920
