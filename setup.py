@@ -17,6 +17,8 @@ setup(
         "scripts/cifar10_train.py",
         "scripts/cifar10_eval.py",
         "scripts/cifar10_multi_gpu_train.py",
+        "scripts/cifar10_predict.py",
+        "scripts/cifar10_export.py",
         "scripts/cifar10_benchmark.py",
         "scripts/benchmark_peers.py",  # which it imports
     ],
