@@ -75,7 +75,7 @@ def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
         images, labels = _gather(examples, lambda numbers: numbers % examples.count, numbers, batch_size)
         if num_examples is not None:
             labels = tf.where_v2(numbers < num_examples, labels, PADDING)
-        return central_crop(tf.cast(images, tf.float32), image_size), labels
+        return central_crop(images, image_size), labels
 
     def steps():
         if num_examples is None:
@@ -89,13 +89,13 @@ def central_crop(images, image_size=IMAGE_SIZE):
     """Prepares pictures as evaluation does: central crop, standardization.
 
     Args:
-      images: float32 [batch, height, width, 3], grey levels.
+      images: uint8 [batch, height, width, 3].
       image_size: height and width of the crop, in pixels.
 
     Returns:
       float32 [batch, image_size, image_size, 3].
     """
-    images = tf.image.resize_with_crop_or_pad(images, image_size, image_size)
+    images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
     return tf.image.per_image_standardization(images)
 
 

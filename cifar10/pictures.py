@@ -194,8 +194,8 @@ def resize(pictures, crop):
         as they are. 'whole': all of them, resized to 24x24, whether that keeps their proportions or not.
 
     Returns:
-      float32 [size, size, 3] or [batch, size, size, 3], size being SIZES[crop]; grey levels, not rounded. Resizing is
-      bilinear, and takes the mean over all pixels below the triangle where it makes pictures smaller (antialiasing).
+      uint8 [size, size, 3] or [batch, size, size, 3], size being SIZES[crop]; by Lanczos' filter of radius 3, which is
+      stretched where it makes pictures smaller (antialiasing), and keeps them as sharp as those that were trained on.
     """
     with tf.name_scope("resize"):
         if crop == "central":
@@ -204,4 +204,5 @@ def resize(pictures, crop):
             side = tf.minimum(height, width)
             top, left = (height - side) // 2, (width - side) // 2
             pictures = pictures[..., top : top + side, left : left + side, :]
-        return tf.compat.v2.image.resize(pictures, [SIZES[crop]] * 2, antialias=True)
+        pictures = tf.compat.v2.image.resize(pictures, [SIZES[crop]] * 2, "lanczos3", antialias=True)
+        return tf.saturate_cast(tf.round(pictures), tf.uint8)

@@ -74,7 +74,7 @@ class Predictor:
         with tf.Graph().as_default():
             self._contents = tf.placeholder(tf.string, [])
             self._resized = pictures.resize(pictures.decode(self._contents), crop)
-            self._batch = tf.placeholder(tf.float32, [batch_size, *self._resized.shape])
+            self._batch = tf.placeholder(tf.uint8, [batch_size, *self._resized.shape])
             self._probabilities = _probabilities(self._batch, num_classes, use_fp16, microbatch_size)
             self._session = tf.Session(config=config)
             _restore(self._session, checkpoint, use_moving_averages)
@@ -91,7 +91,7 @@ class Predictor:
         names = iter(names)
         while chunk := list(itertools.islice(names, self._batch.shape[0])):
             prepared = [self._prepare(name) for name in chunk]
-            batch = np.zeros(self._batch.shape, np.float32)  # what no picture fills is computed in vain
+            batch = np.zeros(self._batch.shape, np.uint8)  # what no picture fills is computed in vain
             for i, picture in enumerate(prepared):
                 if not isinstance(picture, DataError):
                     batch[i] = picture
@@ -100,7 +100,7 @@ class Predictor:
                 yield chunk[i], picture if isinstance(picture, DataError) else probabilities[i]
 
     def _prepare(self, name):
-        """Returns a resized picture, float32 [size, size, 3], or the DataError of one that cannot be had."""
+        """Returns a resized picture, uint8 [size, size, 3], or the DataError of one that cannot be had."""
         try:
             return self._session.run(self._resized, {self._contents: pictures.read(name)})
         except DataError as error:
@@ -134,7 +134,7 @@ def _probabilities(resized, num_classes, use_fp16, microbatch_size=0):
     """Builds the probability of each class.
 
     Args:
-      resized: float32 [batch, size, size, 3], as from pictures.resize.
+      resized: uint8 [batch, size, size, 3], as from pictures.resize.
       num_classes, use_fp16, microbatch_size: see model.inference.
 
     Returns:
@@ -215,7 +215,7 @@ def _write_saved_model(folder, checkpoint, names, crop, use_fp16, use_moving_ave
         images = tf.placeholder(tf.uint8, [None, None, None, datasets.DEPTH])
         signatures = {
             "serving_default": signature(
-                {"image_bytes": image_bytes}, tf.map_fn(resized, image_bytes, fn_output_signature=tf.float32)
+                {"image_bytes": image_bytes}, tf.map_fn(resized, image_bytes, fn_output_signature=tf.uint8)
             ),
             "serving_uint8": signature({"images": images}, pictures.resize(images, crop)),
         }
@@ -233,7 +233,7 @@ def _write_tflite(folder, checkpoint, names, crop, use_moving_averages):
     with tempfile.TemporaryDirectory() as fixed:
         with tf.Graph().as_default(), tf.Session() as session:
             image = tf.placeholder(tf.uint8, [1, size, size, datasets.DEPTH])
-            probabilities = _probabilities(tf.cast(image, tf.float32), len(names), use_fp16=False)
+            probabilities = _probabilities(image, len(names), use_fp16=False)
             _restore(session, checkpoint, use_moving_averages)
             signature = tf.saved_model.predict_signature_def({"image": image}, {"probabilities": probabilities})
             _save(session, fixed, {"serving_default": signature})
