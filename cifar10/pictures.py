@@ -13,7 +13,7 @@ from cifar10 import cifar10_input, datasets
 from cifar10.errors import DataError
 
 STDIN = "-"
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of what is taken from a folder
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # of what is taken from a folder
 MAX_BYTES = 2**28  # of a file; more is no picture, or one that does not fit into memory when it is decoded
 
 # Height and width, in pixels, that a picture is resized to before the evaluation's crop, of 24 pixels, is taken.
@@ -88,8 +88,8 @@ def decode(contents):
     """Decodes a file's bytes.
 
     JPEG is decoded to the last bit as by libjpeg's default, hence Pillow's, and turned as its Exif orientation says.
-    PNG, BMP and WebP come as they are, and of a GIF the first frame. Grey becomes three equal colours, palettes are
-    looked up, of 16 bits the upper eight count, and transparency is ignored: the colour below it counts.
+    PNG and BMP come as they are, and of a GIF the first frame. Grey becomes three equal colours, palettes are looked
+    up, of 16 bits the upper eight count, and transparency is ignored: the colour below it counts.
 
     Args:
       contents: string scalar.
@@ -104,12 +104,21 @@ def decode(contents):
         return turn(picture, orientation(contents))
 
     def other():
-        return _look_up_bmp(contents, tf.io.decode_image(contents, channels=datasets.DEPTH, expand_animations=False))
+        # The op would take WebP too, of which some kinds crash it in TensorFlow 2.21.
+        with tf.control_dependencies([tf.Assert(_is_png_gif_or_bmp(contents), ["no JPEG, PNG, BMP or GIF file"])]):
+            picture = tf.io.decode_image(contents, channels=datasets.DEPTH, expand_animations=False)
+        return _look_up_bmp(contents, picture)
 
     with tf.name_scope("decode"):
         picture = tf.cond(tf.io.is_jpeg(contents), jpeg, other)
     picture.set_shape([None, None, datasets.DEPTH])
     return picture
+
+
+def _is_png_gif_or_bmp(contents):
+    number = _reader(contents, 2**3)
+    begins = {(1, 3): b"PNG", (0, 3): b"GIF", (0, 2): b"BM"}
+    return tf.reduce_any([tf.equal(number(*place), int.from_bytes(name, "big")) for place, name in begins.items()])
 
 
 def orientation(contents):

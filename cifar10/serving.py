@@ -107,6 +107,7 @@ class Predictor:
             return error
         except tf.errors.OpError as error:
             reason = next(line for line in error.message.splitlines() if line and "execution error" not in line)
+            reason = re.sub(r"assertion failed: \[(.*)\]", r"\1", reason)
             return DataError(f"{pictures.printable(name)}: cannot be decoded ({reason})")
 
     def close(self):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Tells what pictures show: cifar10_predict.py [flags] picture...
 
-A picture is a JPEG, PNG, BMP, GIF or WebP file of any size; a folder, for all of them in it and its subfolders; or -,
-for one on standard input. Each gets a line with the most probable classes and their probabilities (softmax). One that
-cannot be read is reported on standard error and passed over, and the exit code then is 1.
+A picture is a JPEG, PNG, BMP or GIF file of any size; a folder, for all of them in it and its subfolders; or -, for one
+on standard input. Each gets a line with the most probable classes and their probabilities (softmax). One that cannot be
+read is reported on standard error and passed over, and the exit code then is 1.
 
 JPEG files are turned as their Exif orientation says. Of a GIF the first frame counts. Transparency is ignored.
 """

@@ -121,7 +121,7 @@ def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, f
     for name, reason in {
         "bad.png": "cannot be decoded (Invalid PNG data, size",
         "missing.png": "cannot be read (No such file or directory)",
-        "notes.txt": "cannot be decoded (Unknown image file format.",
+        "notes.txt": "cannot be decoded (no JPEG, PNG, BMP or GIF file)",
     }.items():
         (line,) = [line for line in err.splitlines() if name in line]
         assert line.startswith(f"{folder / name}: {reason}")
