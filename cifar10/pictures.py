@@ -65,15 +65,15 @@ def read(name):
             contents = sys.stdin.buffer.read(MAX_BYTES + 1)
         elif os.path.isdir(name):
             os.listdir(name)  # which raises an error for one that cannot be listed
-            raise DataError(f"{printable(name)}: holds no pictures; they end in {' '.join(EXTENSIONS)}")
+            contents = None
         else:
             with open(name, "rb") as file:
                 contents = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        if isinstance(error, DataError):
-            raise
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{printable(name)}: cannot be read ({reason})") from None
+    if contents is None:
+        raise DataError(f"{printable(name)}: holds no pictures; they end in {' '.join(EXTENSIONS)}")
     if len(contents) > MAX_BYTES:
         raise DataError(f"{printable(name)}: has more than {MAX_BYTES} bytes, which is too large for a picture")
     return contents
@@ -124,9 +124,9 @@ def _is_png_gif_or_bmp(contents):
 def orientation(contents):
     """Returns the orientation that a JPEG file's Exif segment states, an int32 scalar; 1, upright, where none is.
 
-    The segment is the file's first, or the second after JFIF's (Exif 2.32, sections 4.5.2 and 4.6.2): marker, length,
-    "Exif\\0\\0", and a TIFF file: byte order, 42, offset of its directory, which is a count and that many entries of
-    12 bytes: tag, type, count, value.
+    The segment is the file's first, or the second after JFIF's: marker, length, "Exif\\0\\0", and a TIFF file, which is
+    byte order, 42, offset of a directory; the directory is a count and that many entries of 12 bytes: tag, type, count,
+    value (JEITA CP-3451).
 
     Args:
       contents: string scalar.
@@ -160,19 +160,18 @@ def turn(picture, orientation):
 
 
 def _look_up_bmp(contents, picture):
-    """Returns a decoded picture with the colours of its palette if it is a BMP of 8 bits, of which TensorFlow has none.
+    """Returns a decoded picture, if it is a BMP of 8 bits with the colours of its palette, which TensorFlow leaves out.
 
-    The palette follows the header, which says how long it is: blue, green, red and nothing, a byte each.
+    The palette follows the headers, of which the second says how long it is: blue, green, red and nothing, a byte each.
     """
     number = _reader(contents, 2**11)
     header_bytes = number(14, 4, True)
     has_palette = tf.equal(number(0, 2), int.from_bytes(b"BM", "big")) & tf.equal(number(28, 2, True), 8)
 
     def looked_up():
-        entry = 14 + header_bytes + 4 * tf.range(256)
-        return tf.gather(
-            tf.cast(number(entry[:, tf.newaxis] + [2, 1, 0], 1), tf.uint8), tf.cast(picture[..., 0], tf.int32)
-        )
+        entries = 14 + header_bytes + 4 * tf.range(256)
+        colours = tf.cast(number(entries[:, tf.newaxis] + [2, 1, 0], 1), tf.uint8)
+        return tf.gather(colours, tf.cast(picture[..., 0], tf.int32))
 
     return tf.cond(has_palette, looked_up, lambda: picture)
 
