@@ -76,8 +76,7 @@ def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
         images, labels = _gather(examples, lambda numbers: numbers % examples.count, numbers, batch_size)
         if num_examples is not None:
             labels = tf.where_v2(numbers < num_examples, labels, PADDING)
-        images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
-        return tf.image.per_image_standardization(images), labels
+        return central_crop(images, image_size), labels
 
     def steps():
         if num_examples is None:
@@ -85,6 +84,20 @@ def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
         return tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat()
 
     return _iterate(steps, batch)
+
+
+def central_crop(images, image_size=IMAGE_SIZE):
+    """Prepares pictures as evaluation does: central crop, standardization.
+
+    Args:
+      images: uint8 [batch, height, width, 3].
+      image_size: height and width of the crop, in pixels.
+
+    Returns:
+      float32 [batch, image_size, image_size, 3].
+    """
+    images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
+    return tf.image.per_image_standardization(images)
 
 
 def num_batches(num_examples, batch_size):

@@ -14,6 +14,7 @@ from cifar10 import datasets, signals
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.errors import UserError
 from cifar10.layers import LRN_KINDS
+from cifar10.pictures import SIZES
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
@@ -130,25 +131,56 @@ def define_training_flags():
     )
 
 
-def main(run):
+def define_serving_flags():
+    """Defines the flags of the scripts that use a trained network on pictures from anywhere."""
+    flags.DEFINE_enum(
+        "dataset",
+        None,
+        datasets.NAMES,
+        "What the network was trained on, which gives its classes their names. By default what the run's record beside "
+        "the checkpoint says, or cifar10.",
+    )
+    flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory whose newest readable checkpoint is used.")
+    flags.DEFINE_string("checkpoint", None, "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000.")
+    flags.DEFINE_boolean("use_moving_averages", True, "Use the moving averages of the variables.")
+    flags.DEFINE_enum(
+        "crop",
+        "central",
+        list(SIZES),
+        "What the network sees of a picture. central: as in evaluation, the central square, resized to 32x32, of that "
+        "the central 24x24. whole: everything, resized to 24x24, whether that keeps its proportions or not.",
+    )
+
+
+def main(run, positionals=None):
     """Parses the command line strictly and calls run(**values) with the value of every flag of script and package.
 
-    A leading ~ in a directory is the home directory. A UserError ends the program with exit code 1 and its one line on
-    stderr; a signal with 128 + its number and a line.
+    A leading ~ in the path of a directory or checkpoint is the home directory. A UserError ends the program with exit
+    code 1 and its one line on stderr; a signal with 128 + its number and a line.
+
+    Args:
+      run: function with a parameter for each flag.
+      positionals: None: arguments that are no flags are refused. A name: at least one is wanted, and run gets the list
+        of them as the parameter of that name; flags may also stand behind them, up to `--`.
     """
     script = sys.argv[0]
+    flags.FLAGS.set_gnu_getopt(positionals is not None)
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         flags.FLAGS.register_key_flag_for_module(script, flag)  # so that --help shows them
 
     def with_values(argv):
         tf.logging.set_verbosity(tf.logging.ERROR)  # which app.run has set to INFO
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}: write flags as --name=value")
         values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
-        for name in [name for name, value in values.items() if name.endswith("_dir") and value is not None]:
+        for name in [name for name in values if name.endswith(("_dir", "checkpoint")) and values[name] is not None]:
             if not values[name]:
-                raise app.UsageError(f"flag --{name}=: give it a directory")
+                raise app.UsageError(f"flag --{name}=: give it a path")
             values[name] = os.path.expanduser(values[name])
+        if positionals is not None:
+            if len(argv) < 2:
+                raise app.UsageError(f"no {positionals}: name at least one")
+            values[positionals] = argv[1:]
+        elif len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}: write flags as --name=value")
         try:
             with signals.raised():
                 run(**values)

@@ -183,6 +183,8 @@ def test_modules_import_each_other_in_reading_order_only():
         "runs",
         "trainer",
         "evaluation",
+        "pictures",
+        "serving",
         "flags",
         "__init__",
     ]

@@ -15,6 +15,8 @@ from conftest import run_script
         ("cifar10_train", "train_dir max_steps log_frequency seed restart save_checkpoint_secs keep_checkpoints"),
         ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus log_device_placement input_pipeline"),
         ("cifar10_eval", "eval_dir eval_data checkpoint_dir eval_interval_secs num_examples run_once"),
+        ("cifar10_predict", "top_k json checkpoint checkpoint_dir use_moving_averages crop"),
+        ("cifar10_export", "export_dir tflite checkpoint checkpoint_dir use_moving_averages crop"),
     ],
 )
 def test_help_lists_every_flag(script, flags):
@@ -35,7 +37,7 @@ def test_help_lists_every_flag(script, flags):
         (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|cifar100|cifar100_coarse|svhn|"),
         (["--log_frequency=-1"], "flag --log_frequency=-1: -1 is not a non-negative integer"),
         (["--max_steps=many"], "flag --max_steps=many: invalid literal for int"),
-        (["--train_dir="], "flag --train_dir=: give it a directory"),
+        (["--train_dir="], "flag --train_dir=: give it a path"),
         (["--data_sha256=c4a38c"], "flag --data_sha256=c4a38c: a sha256 has 64 hexadecimal digits"),
     ],
 )

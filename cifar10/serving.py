@@ -1,0 +1,268 @@
+"""Checkpoint -> predictions: of picture files here; elsewhere, as a SavedModel or a TF Lite file."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from cifar10 import checkpoints, cifar10_input, datasets, devices, microbatches, model, pictures, runs, training
+from cifar10.errors import DataError, RunError
+
+# What an export folder holds beside the SavedModel if it is asked to.
+TFLITE_FILE = "model.tflite"
+LABELS_FILE = "labels.txt"  # the class of each of its probabilities, a line each
+
+
+def class_names(dataset, data_dir, checkpoint):
+    """Returns the names of the classes that a checkpoint's network tells apart, in label order.
+
+    Args:
+      dataset: one of datasets.NAMES; or None for the one that the record of the run beside the checkpoint names, or
+        cifar10 where there is none.
+      data_dir: where your own pictures were imported to.
+      checkpoint: path, `…/model.ckpt-<step>`.
+    """
+    dataset = dataset or runs.trained_on(os.path.dirname(checkpoint)) or datasets.CIFAR10.name
+    return datasets.named(dataset, data_dir).class_names
+
+
+def find_checkpoint(checkpoint, checkpoint_dir):
+    """Returns the path of the checkpoint that the flags of these names mean.
+
+    Args:
+      checkpoint: None; or `…/model.ckpt-<step>`, or the path of one of its files, as the shell completes it; or a
+        folder in place of checkpoint_dir.
+      checkpoint_dir: a train_dir, of which the newest readable checkpoint is meant.
+
+    Raises:
+      RunError: there is none.
+    """
+    if checkpoint and not os.path.isdir(checkpoint):
+        path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", checkpoint)
+        if not os.path.exists(f"{path}.index"):
+            raise RunError(f"No checkpoint file {path}.index; give --checkpoint as …/{checkpoints.NAME}-<step>")
+        return path
+    directory = checkpoint or checkpoint_dir
+    with contextlib.redirect_stdout(sys.stderr):  # warnings, which do not belong among the predictions
+        path = checkpoints.newest_readable(directory)
+    if path is None:
+        raise RunError(f"No checkpoint file found in {directory}; train first, or choose another --checkpoint_dir")
+    return path
+
+
+class Predictor:
+    """The network of one checkpoint, in a session: picture files -> probabilities."""
+
+    def __init__(
+        self, checkpoint, num_classes, crop="central", batch_size=128, use_fp16=False, use_moving_averages=True
+    ):
+        """Builds the graph and restores the checkpoint.
+
+        Args:
+          checkpoint: path, `…/model.ckpt-<step>`.
+          num_classes: number of logits a picture.
+          crop: which part of a picture the network sees: see pictures.resize.
+          batch_size: pictures computed together; the result does not depend on it.
+          use_fp16: whether to compute in half precision: see model.inference.
+          use_moving_averages: whether to restore the moving averages in place of the variables.
+
+        Raises:
+          RunError: the checkpoint is damaged, of another network, or holds values that are not finite.
+        """
+        self._checkpoint = checkpoint
+        microbatch_size = microbatches.size(None)
+        config = devices.session_config(microbatches.count(batch_size, microbatch_size))
+        with tf.Graph().as_default():
+            self._contents = tf.placeholder(tf.string, [])
+            self._resized = pictures.resize(pictures.decode(self._contents), crop)
+            self._batch = tf.placeholder(tf.uint8, [batch_size, *self._resized.shape])
+            self._probabilities = _probabilities(self._batch, num_classes, use_fp16, microbatch_size)
+            self._session = tf.Session(config=config)
+            _restore(self._session, checkpoint, use_moving_averages)
+
+    def predict(self, names):
+        """Yields (name, probabilities) for each picture, in order; a batch of them is in memory at a time.
+
+        Args:
+          names: iterable of names for pictures.read.
+
+        Yields:
+          Pairs of the name and either float32 [num_classes], in label order, or the DataError that says why not.
+        """
+        names = iter(names)
+        while chunk := list(itertools.islice(names, self._batch.shape[0])):
+            prepared = [self._prepare(name) for name in chunk]
+            batch = np.zeros(self._batch.shape, np.uint8)  # what no picture fills is computed in vain
+            for i, picture in enumerate(prepared):
+                if not isinstance(picture, DataError):
+                    batch[i] = picture
+            probabilities = self._session.run(self._probabilities, {self._batch: batch})
+            for i, picture in enumerate(prepared):
+                yield chunk[i], picture if isinstance(picture, DataError) else probabilities[i]
+
+    def _prepare(self, name):
+        """Returns a resized picture, uint8 [size, size, 3], or the DataError of one that cannot be had."""
+        try:
+            return self._session.run(self._resized, {self._contents: pictures.read(name)})
+        except DataError as error:
+            return error
+        except tf.errors.OpError as error:
+            reason = next(line for line in error.message.splitlines() if line and "execution error" not in line)
+            reason = re.sub(r"assertion failed: \[(.*)\]", r"\1", reason)
+            return DataError(f"{pictures.printable(name)}: cannot be decoded ({reason})")
+
+    def close(self):
+        self._session.close()
+
+
+def best(probabilities, names, count):
+    """Returns the `count` most probable classes, as (class name, probability) pairs; equal ones in label order."""
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return [(names[i], float(probabilities[i])) for i in order]
+
+
+def as_text(picture, predictions):
+    """Returns the line that says what a picture shows; predictions are as from `best`."""
+    return f"{pictures.printable(picture)}: " + ", ".join(f"{name} {value:.3f}" for name, value in predictions)
+
+
+def as_json(picture, predictions):
+    """Returns the same line as a JSON object, with all digits."""
+    predictions = [{"class": name, "probability": value} for name, value in predictions]
+    return json.dumps({"picture": picture, "predictions": predictions})
+
+
+def _probabilities(resized, num_classes, use_fp16, microbatch_size=0):
+    """Builds the probability of each class.
+
+    Args:
+      resized: uint8 [batch, size, size, 3], as from pictures.resize.
+      num_classes, use_fp16, microbatch_size: see model.inference.
+
+    Returns:
+      float32 [batch, num_classes].
+    """
+    with tf.name_scope("crop"):
+        images = cifar10_input.central_crop(resized)
+    return tf.nn.softmax(model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size))
+
+
+def _restore(session, checkpoint, use_moving_averages):
+    """Restores the variables of the default graph, after a look whether they are what the checkpoint holds.
+
+    Raises:
+      RunError: the checkpoint is damaged, of another network, or holds values that are not finite.
+    """
+    variables = {variable.op.name: variable for variable in tf.trainable_variables()}
+    if use_moving_averages:
+        variables = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY).variables_to_restore()
+    if fault := checkpoints.fault(checkpoint):
+        raise RunError(f"{checkpoint}: {fault}; choose another --checkpoint")
+    if difference := checkpoints.difference(checkpoint, variables):
+        raise RunError(f"{checkpoint}: {difference}")
+    tf.train.Saver(variables).restore(session, checkpoint)
+
+
+def export(checkpoint, names, export_dir, crop="central", use_fp16=False, use_moving_averages=True, tflite=False):
+    """Writes the network of one checkpoint as a SavedModel, whole or not at all.
+
+    Its signatures take a batch of pictures of any number: `serving_default` takes image_bytes, string [batch], files'
+    bytes as pictures.decode wants them; `serving_uint8` takes images, uint8 [batch, height, width, 3]. Both return
+    classes, string [batch, num_classes], and probabilities, float32 [batch, num_classes], most probable first.
+
+    Args:
+      checkpoint: path, `…/model.ckpt-<step>`.
+      names: the class names, in label order.
+      export_dir: the folder to write; it may exist if it is empty. TensorFlow Serving wants a number as its name.
+      crop, use_fp16, use_moving_averages: see Predictor.
+      tflite: whether to write TFLITE_FILE and LABELS_FILE into it too: see _write_tflite.
+
+    Raises:
+      RunError: export_dir holds something or cannot be written, or the checkpoint is as in Predictor.
+    """
+    if tflite and use_fp16:
+        raise RunError("--tflite: TF Lite does not compute in bfloat16; export it without --use_fp16")
+    with _new_folder(export_dir) as folder:
+        _write_saved_model(folder, checkpoint, names, crop, use_fp16, use_moving_averages)
+        if tflite:
+            _write_tflite(folder, checkpoint, names, crop, use_moving_averages)
+
+
+def _write_saved_model(folder, checkpoint, names, crop, use_fp16, use_moving_averages):
+    def resized(contents):
+        return pictures.resize(pictures.decode(contents), crop)
+
+    def signature(inputs, resized):
+        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+            probabilities = _probabilities(resized, len(names), use_fp16)
+        probabilities, order = tf.math.top_k(probabilities, len(names))
+        outputs = {"classes": tf.gather(tf.constant(names), order), "probabilities": probabilities}
+        return tf.saved_model.predict_signature_def(inputs, outputs)
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        image_bytes = tf.placeholder(tf.string, [None])
+        images = tf.placeholder(tf.uint8, [None, None, None, datasets.DEPTH])
+        signatures = {
+            "serving_default": signature(
+                {"image_bytes": image_bytes}, tf.map_fn(resized, image_bytes, fn_output_signature=tf.uint8)
+            ),
+            "serving_uint8": signature({"images": images}, pictures.resize(images, crop)),
+        }
+        _restore(session, checkpoint, use_moving_averages)
+        _save(session, folder, signatures)
+
+
+def _write_tflite(folder, checkpoint, names, crop, use_moving_averages):
+    """Writes the network for TF Lite, which has no op for decoding nor for this resizing: they are left to the caller.
+
+    It takes one picture, `image`, uint8 [1, size, size, 3], already resized to size = pictures.SIZES[crop], and returns
+    `probabilities`, float32 [1, num_classes], in the order of LABELS_FILE.
+    """
+    size = pictures.SIZES[crop]
+    with tempfile.TemporaryDirectory() as fixed:
+        with tf.Graph().as_default(), tf.Session() as session:
+            image = tf.placeholder(tf.uint8, [1, size, size, datasets.DEPTH])
+            probabilities = _probabilities(image, len(names), use_fp16=False)
+            _restore(session, checkpoint, use_moving_averages)
+            signature = tf.saved_model.predict_signature_def({"image": image}, {"probabilities": probabilities})
+            _save(session, fixed, {"serving_default": signature})
+        content = tf.compat.v2.lite.TFLiteConverter.from_saved_model(fixed).convert()
+    with open(os.path.join(folder, TFLITE_FILE), "wb") as file:
+        file.write(content)
+    with open(os.path.join(folder, LABELS_FILE), "w", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in names)
+
+
+def _save(session, folder, signatures):
+    builder = tf.saved_model.Builder(folder)
+    builder.add_meta_graph_and_variables(session, [tf.saved_model.SERVING], signatures, clear_devices=True)
+    builder.save()
+
+
+@contextlib.contextmanager
+def _new_folder(path):
+    """Gives a folder to write into, which goes to `path` in one step once all is written, and else is removed.
+
+    Raises:
+      RunError: there is something at path, or it cannot be written.
+    """
+    path = os.path.abspath(path)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+            raise RunError(f"{path}: is there already; choose another --export_dir, or remove it")
+        os.makedirs(temporary)
+        yield temporary
+        os.rename(temporary, path)
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or checkpoints.reason(error)
+        raise RunError(f"{path}: cannot be written ({reason}); choose another --export_dir") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

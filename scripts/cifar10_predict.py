@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Tells what pictures show: cifar10_predict.py [flags] picture...
+
+A picture is a JPEG, PNG, BMP or GIF file of any size; a folder, for all of them in it and its subfolders; or -, for one
+on standard input. Each gets a line with the most probable classes and their probabilities (softmax). One that cannot be
+read is reported on standard error and passed over, and the exit code then is 1.
+
+JPEG files are turned as their Exif orientation says. Of a GIF the first frame counts. Transparency is ignored.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or TensorFlow adds a warning of its own to each unreadable picture
+
+from absl import flags as absl_flags
+
+from cifar10 import flags, serving
+from cifar10 import pictures as picture_files
+from cifar10.errors import DataError, RunError
+
+
+def run(
+    *,
+    pictures,
+    top_k,
+    json,
+    dataset,
+    data_dir,
+    checkpoint,
+    checkpoint_dir,
+    use_moving_averages,
+    crop,
+    batch_size,
+    use_fp16,
+):
+    """Predicts; the parameters are the flags, and the list of pictures."""
+    path = serving.find_checkpoint(checkpoint, checkpoint_dir)
+    names = serving.class_names(dataset, data_dir, path)
+    if top_k > len(names):
+        raise RunError(f"--top_k={top_k}: there are only {len(names)} classes; give a number up to that")
+    predictor = serving.Predictor(path, len(names), crop, batch_size, use_fp16, use_moving_averages)
+    line = serving.as_json if json else serving.as_text
+    total = failed = 0
+    for picture, result in predictor.predict(picture_files.find(pictures)):
+        total += 1
+        if isinstance(result, DataError):
+            failed += 1
+            print(result, file=sys.stderr, flush=True)
+        else:
+            print(line(picture, serving.best(result, names, top_k)), flush=True)
+    if failed:
+        raise RunError(f"{failed} of {total} pictures could not be read; the others were classified")
+
+
+def define_flags():
+    absl_flags.DEFINE_integer("top_k", 3, "Number of classes to print, most probable first.", lower_bound=1)
+    absl_flags.DEFINE_boolean("json", False, "Print a JSON object a line instead of text.")
+
+
+if __name__ == "__main__":
+    flags.define_serving_flags()
+    define_flags()
+    try:
+        flags.main(run, positionals="pictures")
+    except BrokenPipeError:  # whoever read the predictions has enough of them, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
