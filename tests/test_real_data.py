@@ -41,6 +41,7 @@ def test_predictions_of_the_test_pictures_as_files_count_what_the_original_count
         top_k=1,
         json=True,
         dataset="cifar10",
+        data_dir=DATA,
         checkpoint=None,
         checkpoint_dir=CHECKPOINT,
         use_moving_averages=True,
