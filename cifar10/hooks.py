@@ -7,7 +7,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints
+from cifar10 import checkpoints, summaries
 from cifar10.errors import RunError
 
 
@@ -35,15 +35,16 @@ class StepHook(tf.train.SessionRunHook):
 
 
 class ConsoleHook(StepHook):
-    """Prints the tutorial's line every few steps, records it, and stops training whose loss is not finite."""
+    """Prints, records and charts the tutorial's line every few steps; stops training whose loss is not finite."""
 
-    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency, save):
+    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency, save, writer):
         super().__init__(run)
         self._fetches = {"loss": loss, "learning_rate": learning_rate}
         self._batch_size = batch_size
         self._num_towers = num_towers
         self._log_frequency = log_frequency
         self._save = save
+        self._writer = writer
 
     def begin(self):
         self._learning_rate = None
@@ -77,8 +78,9 @@ class ConsoleHook(StepHook):
             f"({examples_per_sec:.1f} examples/sec; {sec_per_batch:.3f} sec/batch)",
             flush=True,
         )
-        values = {"step": step, "loss": loss, "examples_per_sec": examples_per_sec, "sec_per_batch": sec_per_batch}
-        self.run.log_metrics(values)
+        values = {"loss": loss, "examples_per_sec": examples_per_sec, "sec_per_batch": sec_per_batch}
+        self.run.log_metrics({"step": step, **values})
+        self._writer.add_summary(summaries.scalars({f"console/{name}": values[name] for name in values}), step)
 
 
 class SummaryHook(StepHook):
@@ -106,6 +108,32 @@ class SummaryHook(StepHook):
                 tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
             )
         self._last = now
+
+
+class InputWaitHook(StepHook):
+    """Charts how long a step waits for its batch, in milliseconds: the mean of the steps between two summaries.
+
+    Those with summaries do not count, because they have histograms to compute before they look for their batch; nor
+    does the first, which starts the input.
+    """
+
+    def __init__(self, run, wait_ms, writer, every_steps):
+        super().__init__(run)
+        self._wait_ms = wait_ms
+        self._writer = writer
+        self._every_steps = every_steps
+        self._waits = []
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._wait_ms)
+
+    def after_step(self, step, results):
+        if step % self._every_steps:
+            self._waits += [results] if step > self.run.start_step else []
+        elif self._waits:
+            mean = sum(self._waits) / len(self._waits)
+            self._writer.add_summary(summaries.scalars({"input/wait_ms": mean}), step)
+            self._waits = []
 
 
 class SaveHook(StepHook):

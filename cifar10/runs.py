@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, hooks, summaries
+from cifar10 import checkpoints, cifar10_input, hooks, profiling, summaries
 from cifar10.errors import RunError
 
 RECORD = "runs.jsonl"  # one line a start and a stop
@@ -50,17 +50,7 @@ class Run:
             self.start_step = int(tf.train.load_variable(self.checkpoint, "global_step"))
         try:
             os.makedirs(train_dir, exist_ok=True)
-            self.record(
-                "start",
-                step=self.start_step,
-                program=os.path.basename(sys.argv[0]),
-                arguments=sys.argv[1:],
-                versions={
-                    "python": platform.python_version(),
-                    "tensorflow": tf.version.VERSION,
-                    "numpy": np.__version__,
-                },
-            )
+            self.record("start", step=self.start_step, **program())
         except OSError as error:
             raise RunError(f"{train_dir}: cannot be written ({error.strerror}); choose another --train_dir") from None
 
@@ -85,6 +75,8 @@ class Run:
         save_checkpoint_steps=0,
         keep_checkpoints=5,
         save_summaries_steps=100,
+        profile_steps=(),
+        opening=None,
         config=None,
     ):
         """Trains the current graph up to global step max_steps, and saves.
@@ -101,6 +93,8 @@ class Run:
           save_checkpoint_steps: if not 0, steps between two checkpoints, instead of seconds.
           keep_checkpoints: number of checkpoints kept; 0: all.
           save_summaries_steps: steps between two summaries; 0: none.
+          profile_steps: the steps to trace: see profiling.ProfileHook.
+          opening: None, or the tf.Summary to begin with: see dashboards.opening.
           config: tf.ConfigProto of the session.
 
         Raises:
@@ -110,10 +104,16 @@ class Run:
         saver.recover_last_checkpoints(checkpoints.paths(self.train_dir))
         writer = tf.summary.FileWriter(self.train_dir)
         save = hooks.SaveHook(self, saver, writer, save_checkpoint_secs, save_checkpoint_steps)
-        console = hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save)
+        console = hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, save, writer)
         run_hooks = [console, save]
         if save_summaries_steps:
             run_hooks.insert(1, hooks.SummaryHook(self, summaries.merged(), writer, save_summaries_steps))
+            for wait_ms in tf.get_collection(cifar10_input.WAIT_MS):
+                run_hooks.append(hooks.InputWaitHook(self, wait_ms, writer, save_summaries_steps))
+        if profile_steps:
+            run_hooks.append(profiling.ProfileHook(self, writer, profile_steps))
+        if opening is not None:
+            writer.add_summary(opening, self.start_step)
         try:
             with tf.train.SingularMonitoredSession(
                 run_hooks, hooks.Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
@@ -126,6 +126,19 @@ class Run:
         finally:
             writer.close()
         self.record("stop", step=save.step, reason=FINISHED)
+
+
+def program():
+    """Returns what describes this process: {'program': name, 'arguments': list, 'versions': {name: version}}."""
+    return {
+        "program": os.path.basename(sys.argv[0]),
+        "arguments": sys.argv[1:],
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.version.VERSION,
+            "numpy": np.__version__,
+        },
+    }
 
 
 def is_final(train_dir, step):

@@ -2,7 +2,7 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, download, records, runs, training
+from cifar10 import cifar10_input, dashboards, datasets, download, profiling, records, runs, training
 
 
 def train(
@@ -11,11 +11,13 @@ def train(
     dataset,
     batch_size,
     train_dir,
+    max_steps,
     restart=False,
     seed=0,
     num_towers=1,
     input_pipeline="dataset",
     min_fraction_of_examples_in_queue=cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
+    profile_steps=None,
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -27,15 +29,18 @@ def train(
       dataset: name of a data set, of datasets.ALL.
       batch_size: pictures a step and tower.
       train_dir, restart: see runs.Run.
+      max_steps: the global step at which to stop.
       seed: seed of the order of the pictures and of their distortions.
       num_towers: number of towers.
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
       min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
+      profile_steps: None, or which steps to trace, as 'a,b': see profiling.parse.
       **run_options: see runs.Run.train.
 
     Raises:
       UserError: what the user has to mend.
     """
+    profile_steps = profiling.parse(profile_steps, max_steps)
     data = datasets.ALL[dataset]
     download.ensure(data, data_dir)
     examples = records.load(data, data_dir, "train")
@@ -54,4 +59,15 @@ def train(
             images, labels = cifar10_input.distorted_inputs(examples, global_batch_size, seed, run.start_step)
         learning_rate = training.learning_rate(global_step, global_batch_size, examples.count)
         train_op, loss = build_step(images, labels, global_step, learning_rate, data.num_classes)
-        run.train(train_op, loss, learning_rate, batch_size=batch_size, num_towers=num_towers, **run_options)
+        facts = dashboards.facts(data, runs.program(), batch_size, num_towers, run.start_step)
+        run.train(
+            train_op,
+            loss,
+            learning_rate,
+            max_steps,
+            batch_size,
+            num_towers,
+            profile_steps=profile_steps,
+            opening=dashboards.opening(facts),
+            **run_options,
+        )

@@ -29,7 +29,13 @@ def run(
     examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
     num_examples = num_examples or min(10_000, examples.count)
     evaluator = evaluation.Evaluator(
-        examples, num_examples, batch_size, data.num_classes, use_fp16, use_moving_averages
+        examples,
+        num_examples,
+        batch_size,
+        data.num_classes,
+        use_fp16,
+        use_moving_averages,
+        class_names=data.class_names,
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
