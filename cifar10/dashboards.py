@@ -96,7 +96,7 @@ def outcomes(logits, labels):
       another class has the very same logit; `predicted`, int32, the label where correct, else the class of the largest
       logit, or NO_CLASS; `probability` and `label_probability`, float32, of the predicted class and of the label.
     """
-    classes = logits.shape[1]
+    classes = logits.shape.as_list()[1]
     correct = tf.nn.in_top_k(logits, labels, 1)
     largest = tf.argmax(logits, 1, output_type=tf.int32)
     finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)

@@ -17,7 +17,7 @@ GRID_COLUMNS = 3
 GRID_GAP = 6  # pixels between two rows
 ZOOM = 3  # screen pixels a pixel of the grid's pictures
 
-BLACK, WHITE, GREEN, RED = (0, 0, 0), (255, 255, 255), (0, 110, 40), (190, 0, 20)
+BLACK, GREY, WHITE, GREEN, RED = (0, 0, 0), (160, 160, 160), (255, 255, 255), (0, 110, 40), (190, 0, 20)
 FULL = np.array([8, 60, 130])  # the colour of 100 % in a matrix; 0 % is white
 
 
@@ -56,7 +56,7 @@ def confusion_matrix(counts, class_names):
     colours = 255 - np.sqrt(shares)[:, :, np.newaxis] * (255 - FULL)
     cells = Image.fromarray(colours.round().astype(np.uint8))
     picture.paste(cells.resize((cell * classes, cell * classes), Image.Resampling.NEAREST), (margin, top))
-    draw.rectangle((margin - 1, top - 1, margin + cell * classes, top + cell * classes), outline=(160, 160, 160))
+    draw.rectangle((margin - 1, top - 1, margin + cell * classes, top + cell * classes), outline=GREY)
     if not named:
         return picture
     for i, name in enumerate(class_names):
