@@ -173,7 +173,7 @@ def _gather(examples, which, numbers, batch_size):
 
 
 def _iterate(steps, batch, timed=False):
-    """Returns the pictures and labels of batch(step) for one step number after another."""
+    """Returns the pictures and labels of batch(step) for one step number after another; `timed`: see _timed."""
     with tf.name_scope("input"), tf.device("/cpu:0"):
         dataset = steps().map(tf.autograph.experimental.do_not_convert(batch)).prefetch(PREFETCHED_BATCHES)
         iterator = tf.data.make_one_shot_iterator(dataset)

@@ -3,6 +3,7 @@
 Each is WIDTH wide, because to that width TensorBoard's Images page scales every picture, without smoothing.
 """
 
+import functools
 import io
 
 import numpy as np
@@ -100,6 +101,7 @@ def mistakes(images, captions):
     return picture
 
 
+@functools.cache
 def _font():
     return ImageFont.load_default(FONT_SIZE)
 

@@ -39,7 +39,7 @@ class Browser:
     """
 
     def __enter__(self):
-        self._profile = tempfile.TemporaryDirectory()
+        self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         theirs_in, self._commands = os.pipe()
         self._answers, theirs_out = os.pipe()
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]  # neither 3 nor 4
@@ -48,8 +48,9 @@ class Browser:
             (os.POSIX_SPAWN_DUP2, ends[1], 4),
             (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
         ]
-        arguments = [CHROMIUM, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        self._process = os.posix_spawn(CHROMIUM, arguments, os.environ, file_actions=actions, setpgroup=0)
+        arguments = [CHROMIUM, *FLAGS, f"--user-data-dir={self._home.name}/profile", "about:blank"]
+        environment = {**os.environ, "HOME": self._home.name, "TMPDIR": self._home.name}  # to leave nothing elsewhere
+        self._process = os.posix_spawn(CHROMIUM, arguments, environment, file_actions=actions, setpgroup=0)
         for end in (theirs_in, theirs_out, *ends):
             os.close(end)
         self._received, self._sent, self._session, self.errors = b"", 0, None, []
@@ -61,11 +62,15 @@ class Browser:
         return self
 
     def __exit__(self, *_):
-        os.killpg(self._process, signal.SIGKILL)
-        os.waitpid(self._process, 0)
-        os.close(self._commands)
+        os.close(self._commands)  # of which it ends
+        end = time.monotonic() + 10
+        while not (ended := os.waitpid(self._process, os.WNOHANG)[0]) and time.monotonic() < end:
+            time.sleep(0.05)
+        if not ended:
+            os.killpg(self._process, signal.SIGKILL)
+            os.waitpid(self._process, 0)
         os.close(self._answers)
-        self._profile.cleanup()
+        self._home.cleanup()
 
     def open(self, url):
         """Loads a page."""
