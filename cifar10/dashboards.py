@@ -11,7 +11,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.text import summary as text
 
-from cifar10 import pictures, training
+from cifar10 import drawings, training
 
 MAX_CLASSES = 20  # with charts of their own, and with rows in the table
 MAX_MISTAKES = 12
@@ -147,7 +147,7 @@ def evaluation(batches, images, class_names):
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, which is not shown
         recall, precision = matrix.diagonal() / support, matrix.diagonal() / matrix.sum(axis=0)
 
-    values = [_picture("evaluation/confusion_matrix", pictures.confusion_matrix(matrix, class_names))]
+    values = [_picture("evaluation/confusion_matrix", drawings.confusion_matrix(matrix, class_names))]
     if len(class_names) <= MAX_CLASSES:
         for i, name in enumerate(_tags(class_names)):
             measures = {f"recall/{name}": recall[i], f"precision/{name}": precision[i]}
@@ -163,7 +163,7 @@ def evaluation(batches, images, class_names):
             )
             for i in surest
         ]
-        values.append(_picture("evaluation/mistakes", pictures.mistakes(images[surest], captions)))
+        values.append(_picture("evaluation/mistakes", drawings.mistakes(images[surest], captions)))
 
     rows = [["class", "pictures", "recall", "precision", "most often taken for"]]
     for i in np.argsort(recall, kind="stable")[:MAX_CLASSES]:  # NaN, of no pictures, comes last
@@ -193,7 +193,7 @@ def _tags(class_names):
 
 def _picture(tag, picture):
     image = tf.Summary.Image(
-        height=picture.height, width=picture.width, colorspace=3, encoded_image_string=pictures.png(picture)
+        height=picture.height, width=picture.width, colorspace=3, encoded_image_string=drawings.png(picture)
     )
     return tf.Summary.Value(tag=tag, image=image)
 

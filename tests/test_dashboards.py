@@ -18,7 +18,7 @@ from PIL import Image
 from tensorboard import program
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from cifar10 import dashboards, datasets, pictures, records, summaries
+from cifar10 import dashboards, datasets, drawings, records, summaries
 from cifar10.errors import RunError
 
 LAYOUT = "custom_scalars__config__"
@@ -202,7 +202,7 @@ def test_the_surest_mistakes_come_first_with_their_names(monkeypatch):
     assert found == ["dog 0.10", "cat 0.90", "dog 0.30", "cat 0.70", "cat 0.40", "dog 0.60"]
     top = next(i for i in range(40) if (grid[i : i + 96 : 3, :96:3] == images[3]).all())
     for tile, index in enumerate([3, 2, 0]):
-        left = tile * (pictures.WIDTH // 3)
+        left = tile * (drawings.WIDTH // 3)
         np.testing.assert_array_equal(grid[top : top + 96 : 3, left : left + 96 : 3], images[index])
     assert "evaluation/mistakes" not in shown([outcomes([0, 1], [0, 1])], images[:2], ("cat", "dog"))
 
@@ -212,14 +212,14 @@ def test_rows_of_the_matrix_are_true_classes_and_columns_predicted_ones(classes)
     """All pictures of class 1 are taken for class 0, and there are no others."""
     counts = np.zeros([classes, classes], int)
     counts[1, 0] = 7
-    matrix = np.asarray(pictures.confusion_matrix(counts, [f"class {i}" for i in range(classes)]))
-    assert matrix.shape[1] == pictures.WIDTH and matrix.shape[0] < 1.3 * pictures.WIDTH
-    grey = (matrix == pictures.GREY).all(axis=2)
+    matrix = np.asarray(drawings.confusion_matrix(counts, [f"class {i}" for i in range(classes)]))
+    assert matrix.shape[1] == drawings.WIDTH and matrix.shape[0] < 1.3 * drawings.WIDTH
+    grey = (matrix == drawings.GREY).all(axis=2)
     top, bottom = np.flatnonzero(grey.mean(axis=1) > 0.4)  # the frame
     left, right = np.flatnonzero(grey.mean(axis=0) > 0.4)
     cell = (right - left - 1) // classes
     assert right - left == bottom - top == classes * cell + 1
-    full = (matrix == pictures.FULL).all(axis=2)
+    full = (matrix == drawings.FULL).all(axis=2)
     assert full[top + 1 + cell : top + 1 + 2 * cell, left + 1 : left + 1 + cell].mean() > 0.5  # the rest is its number
     assert full.sum() <= cell**2
 
@@ -327,7 +327,7 @@ def test_tensorboard_serves_charts_pictures_tables_and_compute_times(tensorboard
         assert [step for _, step, _ in points] == [6, 11]
     (matrix, *_) = get(tensorboard, "images/images", run="eval", tag="evaluation/confusion_matrix", sample=0)
     query = dict(urllib.parse.parse_qsl(matrix["query"]))
-    assert Image.open(io.BytesIO(get(tensorboard, "images/individualImage", **query))).width == pictures.WIDTH
+    assert Image.open(io.BytesIO(get(tensorboard, "images/individualImage", **query))).width == drawings.WIDTH
     layout = get(tensorboard, "custom_scalars/layout")
     assert [category["title"] for category in layout["category"]] == list(dashboards.LAYOUT)
     tables = get(tensorboard, "text/text", run="eval", tag="evaluation/classes/text_summary")
@@ -360,8 +360,8 @@ def test_the_pages_show_it_in_a_browser(tensorboard):
         page.wait_for(f"$$('tf-category-paginated-view').length >= 4 && ({OPEN_ALL}, true)")
         for tag, width in {
             "conv1/filters/image": 48,
-            "evaluation/confusion_matrix": pictures.WIDTH,
-            "evaluation/mistakes": pictures.WIDTH,
+            "evaluation/confusion_matrix": drawings.WIDTH,
+            "evaluation/mistakes": drawings.WIDTH,
             "images/image/0": 24,
         }.items():
             loaded = f"$$('img', card.shadowRoot).some(image => image.naturalWidth == {width})"

@@ -175,7 +175,7 @@ def test_modules_import_each_other_in_reading_order_only():
         "hooks",
         "profiling",
         "runs",
-        "pictures",
+        "drawings",
         "dashboards",
         "trainer",
         "evaluation",
