@@ -26,6 +26,7 @@ NUM_PREPROCESS_THREADS = 16
 MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
 PADDING = -1  # label of a picture that must not count; tf.nn.in_top_k finds it in no picture
+WAIT_MS = "input_wait_ms"  # collection of the milliseconds, float64 scalar, that a step waits for its batch
 
 
 def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAGE_SIZE, flip=True):
@@ -53,7 +54,7 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
         images, labels = _gather(examples, shuffled, numbers, batch_size)
         return distort(images, _draw(seed, step, batch_size, image_size, flip), image_size), labels
 
-    return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch)
+    return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch, timed=True)
 
 
 def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
@@ -185,12 +186,24 @@ def _gather(examples, which, numbers, batch_size):
     return images, labels
 
 
-def _iterate(steps, batch):
-    """Returns the pictures and labels of batch(step) for one step number after another."""
+def _iterate(steps, batch, timed=False):
+    """Returns the pictures and labels of batch(step) for one step number after another; `timed`: see _timed."""
     with tf.name_scope("input"), tf.device("/cpu:0"):
         dataset = steps().map(tf.autograph.experimental.do_not_convert(batch)).prefetch(PREFETCHED_BATCHES)
-        images, labels = tf.data.make_one_shot_iterator(dataset).get_next()
+        iterator = tf.data.make_one_shot_iterator(dataset)
+        images, labels = _timed(iterator.get_next) if timed else iterator.get_next()
         summaries.image("images", images)
+    return images, labels
+
+
+def _timed(get_batch):
+    """Returns the pictures and labels that get_batch() builds; how long a step waits for them goes to WAIT_MS."""
+    asked = tf.timestamp()  # at the beginning of the step, because it needs nothing
+    with tf.control_dependencies([asked]):
+        images, labels = get_batch()
+    with tf.control_dependencies([images]):
+        seconds = tf.timestamp() - asked
+    tf.add_to_collection(WAIT_MS, 1000.0 * seconds)
     return images, labels
 
 
@@ -260,13 +273,15 @@ def queue_distorted_inputs(
             "This will take a few minutes.",
             flush=True,
         )
-        images, labels = tf.train.shuffle_batch(
+        shuffle_batch = functools.partial(
+            tf.train.shuffle_batch,
             [image, read_input.label],
             batch_size=batch_size,
             num_threads=NUM_PREPROCESS_THREADS,
             capacity=min_queue_examples + 3 * batch_size,
             min_after_dequeue=min_queue_examples,
         )
+        images, labels = _timed(shuffle_batch)
         summaries.image("images", images)
     return images, tf.reshape(labels, [batch_size])
 

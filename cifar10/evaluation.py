@@ -9,7 +9,18 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, cifar10_input, devices, events, microbatches, model, runs, summaries, training
+from cifar10 import (
+    checkpoints,
+    cifar10_input,
+    dashboards,
+    devices,
+    events,
+    microbatches,
+    model,
+    runs,
+    summaries,
+    training,
+)
 from cifar10.errors import RunError
 
 POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
@@ -41,6 +52,7 @@ class Evaluator:
         use_fp16=False,
         use_moving_averages=True,
         moving_average_decay=training.MOVING_AVERAGE_DECAY,
+        class_names=None,
     ):
         """Builds the graph.
 
@@ -52,6 +64,7 @@ class Evaluator:
           use_fp16: whether to compute in half precision: see model.inference.
           use_moving_averages: whether to restore the moving averages in place of the variables.
           moving_average_decay: of the training; only the names of the averages matter here.
+          class_names: None, or one name a class, with which TensorBoard shows what is mistaken for what.
 
         Raises:
           RunError: num_examples is more than there are.
@@ -61,6 +74,10 @@ class Evaluator:
                 f"--num_examples={num_examples}: there are only {examples.count} pictures; give a number up to that"
             )
         self._num_examples = num_examples
+        self._images = examples.images[:num_examples]
+        self._class_names = class_names
+        facts = {**dashboards.program_facts(runs.program()), "pictures": f"{num_examples:,} of {examples.count:,}"}
+        self._opening = dashboards.opening(facts).SerializeToString()  # of the event file
         batch_size = min(batch_size, num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
         microbatch_size = microbatches.size(None)
@@ -71,7 +88,7 @@ class Evaluator:
             half = devices.half_precision()
             logits = model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size, half=half)
             with tf.name_scope("precision"):
-                self._correct = tf.reduce_sum(tf.cast(tf.nn.in_top_k(logits, labels, 1), tf.int64))
+                self._outcomes = dashboards.outcomes(logits, labels)
             self._summaries = summaries.merged()
             self._to_restore = {variable.op.name: variable for variable in tf.global_variables()}
             if use_moving_averages:
@@ -87,7 +104,7 @@ class Evaluator:
           path: the checkpoint, `…/model.ckpt-<step>`.
 
         Returns:
-          (Result, the summaries of its last batch as bytes).
+          (Result, the summaries of its last batch and of all its mistakes as bytes).
 
         Raises:
           RunError: the checkpoint is missing, damaged or of another network.
@@ -101,9 +118,15 @@ class Evaluator:
             raise RunError(f"{path}: cannot be evaluated ({checkpoints.reason(error)})") from None
         if difference:
             raise RunError(f"{path}: {difference}")
-        counts = [self._session.run(self._correct) for _ in range(self._num_batches - 1)]
-        last_count, summary = self._session.run([self._correct, self._summaries])
-        return Result(checkpoints.step(path), int(np.sum(counts) + last_count), self._num_examples), summary
+        outcomes = [self._session.run(self._outcomes) for _ in range(self._num_batches - 1)]
+        last, summary = self._session.run([self._outcomes, self._summaries])
+        outcomes.append(last)
+        correct = sum(int(np.sum(batch["correct"])) for batch in outcomes)
+        if self._class_names:
+            shown = dashboards.evaluation(outcomes, self._images, self._class_names)
+            summary += self._opening + shown.SerializeToString()  # serialized messages in a row are one message
+            self._opening = b""
+        return Result(checkpoints.step(path), correct, self._num_examples), summary
 
     def close(self):
         self._session.close()

@@ -41,6 +41,13 @@ class EventFile:
         """Adds a tf.Graph."""
         self._add(tf.Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
 
+    def add_run_metadata(self, metadata, tag, step):
+        """Adds the trace of a step, tf.RunMetadata, under a tag."""
+        event = tf.Event(step=step)
+        event.tagged_run_metadata.tag = tag
+        event.tagged_run_metadata.run_metadata = metadata.SerializeToString()
+        self._add(event)
+
     def add_start(self, step):
         """Says that training begins at a step: what an interrupted run wrote of later ones is out of date."""
         self._add(tf.Event(session_log=tf.SessionLog(status=tf.SessionLog.START), step=step))

@@ -116,6 +116,12 @@ def define_training_flags():
     )
     flags.DEFINE_integer("keep_checkpoints", 5, "Number of checkpoints kept; 0: all.", lower_bound=0)
     flags.DEFINE_integer("save_summaries_steps", 100, "Steps between two summaries; 0: none.", lower_bound=0)
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "Steps to trace, a,b for a to b-1: which op ran when, as timeline-<step>.json in train_dir, for "
+        "chrome://tracing, and on TensorBoard's graph page.",
+    )
     flags.DEFINE_enum(
         "input_pipeline",
         "dataset",

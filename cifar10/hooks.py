@@ -6,7 +6,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints
+from cifar10 import checkpoints, summaries
 from cifar10.errors import RunError
 
 CANNOT_SAVE = (OSError, tf.errors.OpError)  # what checkpoints.save raises
@@ -39,14 +39,15 @@ class StepHook(tf.train.SessionRunHook):
 
 
 class ConsoleHook(StepHook):
-    """Prints the tutorial's line every few steps, records it, and stops training whose loss is not finite."""
+    """Prints, records and charts the tutorial's line every few steps; stops training whose loss is not finite."""
 
-    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency):
+    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency, event_file):
         super().__init__(run)
         self._fetches = {"loss": loss, "learning_rate": learning_rate}
         self._batch_size = batch_size
         self._num_towers = num_towers
         self._log_frequency = log_frequency
+        self._event_file = event_file
 
     def begin(self):
         self._start_time = time.time()
@@ -73,8 +74,9 @@ class ConsoleHook(StepHook):
             f"({examples_per_sec:.1f} examples/sec; {sec_per_batch:.3f} sec/batch)",
             flush=True,
         )
-        values = {"step": step, "loss": loss, "examples_per_sec": examples_per_sec, "sec_per_batch": sec_per_batch}
-        self.run.log_metrics(values)
+        values = {"loss": loss, "examples_per_sec": examples_per_sec, "sec_per_batch": sec_per_batch}
+        self.run.log_metrics({"step": step, **values})
+        self._event_file.add_summary(summaries.scalars({f"console/{name}": values[name] for name in values}), step)
 
 
 class SummaryHook(StepHook):
@@ -102,6 +104,32 @@ class SummaryHook(StepHook):
                 tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
             )
         self._last = now
+
+
+class InputWaitHook(StepHook):
+    """Charts how long a step waits for its batch, in milliseconds: the mean of the steps between two summaries.
+
+    Those with summaries do not count, because they have histograms to compute before they look for their batch; nor
+    does the first, which starts the input.
+    """
+
+    def __init__(self, run, wait_ms, event_file, every_steps):
+        super().__init__(run)
+        self._wait_ms = wait_ms
+        self._event_file = event_file
+        self._every_steps = every_steps
+        self._waits = []
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._wait_ms)
+
+    def after_step(self, step, results):
+        if step % self._every_steps:
+            self._waits += [results] if step > self.run.start_step else []
+        elif self._waits:
+            mean = sum(self._waits) / len(self._waits)
+            self._event_file.add_summary(summaries.scalars({"input/wait_ms": mean}), step)
+            self._waits = []
 
 
 class SaveHook(StepHook):
@@ -132,7 +160,6 @@ class SaveHook(StepHook):
         try:
             tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, "graph.pbtxt")
             self._event_file.add_graph(session.graph)
-            self._event_file.add_start(self.step)
             if self.run.checkpoint is None:
                 self._save(self.step)
         except CANNOT_SAVE as error:

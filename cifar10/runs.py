@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, events, hooks, locks, signals, summaries
+from cifar10 import checkpoints, cifar10_input, events, hooks, locks, profiling, signals, summaries
 from cifar10.errors import RunError
 from cifar10.journal import Journal
 
@@ -71,18 +71,7 @@ class Run:
                 self._refuse_other_runs(description.get("dataset"))
                 checkpoints.settle(train_dir, self.checkpoint)
                 self.start_step = self.step = checkpoints.step(self.checkpoint) if self.checkpoint else 0
-                self.record(
-                    "start",
-                    step=self.start_step,
-                    program=os.path.basename(sys.argv[0]),
-                    arguments=sys.argv[1:],
-                    versions={
-                        "python": platform.python_version(),
-                        "tensorflow": tf.version.VERSION,
-                        "numpy": np.__version__,
-                    },
-                    **description,
-                )
+                self.record("start", step=self.start_step, **program(), **description)
             except OSError as error:
                 raise _cannot_write(train_dir, error) from None
             self._lock = stack.pop_all()
@@ -150,6 +139,8 @@ class Run:
         save_checkpoint_steps=0,
         keep_checkpoints=5,
         save_summaries_steps=100,
+        profile_steps=(),
+        opening=None,
         config=None,
     ):
         """Trains the current graph up to global step max_steps, and saves; a signal stops it at the end of a step.
@@ -166,6 +157,8 @@ class Run:
           save_checkpoint_steps: if not 0, steps between two checkpoints, instead of seconds.
           keep_checkpoints: number of checkpoints kept; 0: all.
           save_summaries_steps: steps between two summaries; 0: none.
+          profile_steps: the steps to trace: see profiling.ProfileHook.
+          opening: None, or the tf.Summary to begin with: see dashboards.opening.
           config: tf.ConfigProto of the session.
 
         Raises:
@@ -176,14 +169,20 @@ class Run:
         self._refuse_other_networks()
         saver = tf.train.Saver(max_to_keep=0)
         with signals.deferred() as request, events.EventFile(self.train_dir) as event_file:
-            run_hooks = [
-                hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency),
-                hooks.SaveHook(
-                    self, saver, event_file, save_checkpoint_secs, save_checkpoint_steps, keep_checkpoints, request
-                ),
-            ]
+            event_file.add_start(self.start_step)
+            if opening is not None:
+                event_file.add_summary(opening, self.start_step)
+            console = hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, event_file)
+            save = hooks.SaveHook(
+                self, saver, event_file, save_checkpoint_secs, save_checkpoint_steps, keep_checkpoints, request
+            )
+            run_hooks = [console, save]
             if save_summaries_steps:
                 run_hooks.insert(1, hooks.SummaryHook(self, summaries.merged(), event_file, save_summaries_steps))
+                for wait_ms in tf.get_collection(cifar10_input.WAIT_MS):
+                    run_hooks.append(hooks.InputWaitHook(self, wait_ms, event_file, save_summaries_steps))
+            if profile_steps:
+                run_hooks.append(profiling.ProfileHook(self, event_file, profile_steps))
             with tf.train.SingularMonitoredSession(
                 run_hooks, hooks.Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
             ) as session:
@@ -252,6 +251,19 @@ def check(train_dir):
         names = sorted(os.listdir(train_dir))
         if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names):
             raise RunError(f"{train_dir}: holds {names[0]!r} and no training run; choose an empty or a new --train_dir")
+
+
+def program():
+    """Returns what describes this process: {'program': name, 'arguments': list, 'versions': {name: version}}."""
+    return {
+        "program": os.path.basename(sys.argv[0]),
+        "arguments": sys.argv[1:],
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.version.VERSION,
+            "numpy": np.__version__,
+        },
+    }
 
 
 def is_final(train_dir, step):

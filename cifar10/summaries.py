@@ -47,6 +47,30 @@ def image(tag, images, max_outputs=3):
     return _summary(tf.raw_ops.ImageSummary, tag, tag=tag, tensor=images, max_images=max_outputs)
 
 
+def filters(tag, kernel):
+    """Adds one picture, `tag`/image, of a convolution's filters: a tile each, in which grey is 0.
+
+    Args:
+      tag: str.
+      kernel: float32 [height, width, 1 or 3, filters]; its colours are the tile's.
+
+    Returns:
+      The serialized summary, a string.
+    """
+    height, width, depth, count = kernel.shape.as_list()
+    columns = math.isqrt(count - 1) + 1
+    rows = -(-count // columns)
+    with tf.device("/cpu:0"), tf.name_scope("filters"):
+        largest = tf.reduce_max(tf.abs(kernel))
+        shades = tf.cast(tf.round(127.5 * (1.0 + tf.div_no_nan(kernel, largest))), tf.uint8)
+        tiles = tf.pad(shades, [[0, 1], [0, 1], [0, 0], [0, rows * columns - count]], constant_values=255)
+        tiles = tf.reshape(tiles, [height + 1, width + 1, depth, rows, columns])
+        picture = tf.reshape(
+            tf.transpose(tiles, [3, 0, 4, 1, 2]), [1, rows * (height + 1), columns * (width + 1), depth]
+        )
+        return image(tag, picture, max_outputs=1)
+
+
 def activation(layer, values):
     """Adds `<layer>/activations` and `<layer>/sparsity` for a layer's output.
 
@@ -55,6 +79,11 @@ def activation(layer, values):
     histogram(f"{layer}/activations", values[:MAX_HISTOGRAM_PICTURES])
     # Not tf.nn.zero_fraction, whose tf.cond puts two functions a layer on the graph page.
     scalar(f"{layer}/sparsity", tf.reduce_mean(tf.cast(tf.equal(values, 0), tf.float32)))
+
+
+def scalars(values):
+    """Returns the tf.Summary of what is known outside of the graph: {tag: number}."""
+    return tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
 
 
 def merged():

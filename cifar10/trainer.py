@@ -2,7 +2,7 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, devices, download, records, runs, training
+from cifar10 import cifar10_input, dashboards, datasets, devices, download, profiling, records, runs, training
 
 
 def train(
@@ -11,6 +11,7 @@ def train(
     dataset,
     batch_size,
     train_dir,
+    max_steps,
     restart=False,
     seed=0,
     num_towers=1,
@@ -18,6 +19,7 @@ def train(
     min_fraction_of_examples_in_queue=cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
     data_url=None,
     data_sha256=None,
+    profile_steps=None,
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -29,17 +31,20 @@ def train(
       dataset: name of a data set, of datasets.NAMES.
       batch_size: pictures a step and tower.
       train_dir, restart: see runs.Run.
+      max_steps: the global step at which to stop.
       seed: seed of the order of the pictures and of their distortions.
       num_towers: number of towers.
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
       min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
       data_url, data_sha256: see download.ensure.
+      profile_steps: None, or which steps to trace, as 'a,b': see profiling.parse.
       **run_options: see runs.Run.train.
 
     Raises:
       UserError: what the user has to mend. Until all data has been found to be good, train_dir is not touched.
       signals.Interrupted: a signal came; the run was saved.
     """
+    profile_steps = profiling.parse(profile_steps, max_steps)
     runs.check(train_dir)
     data = datasets.named(dataset, data_dir)
     download.ensure(data, data_dir, data_url, data_sha256)
@@ -68,4 +73,15 @@ def train(
             )
         learning_rate = training.learning_rate(global_step, global_batch_size, examples.count)
         train_op, loss = build_step(images, labels, global_step, learning_rate, data.num_classes)
-        run.train(train_op, loss, learning_rate, batch_size=batch_size, num_towers=num_towers, **run_options)
+        facts = dashboards.facts(data, runs.program(), batch_size, num_towers, run.start_step)
+        run.train(
+            train_op,
+            loss,
+            learning_rate,
+            max_steps,
+            batch_size,
+            num_towers,
+            profile_steps=profile_steps,
+            opening=dashboards.opening(facts),
+            **run_options,
+        )

@@ -113,6 +113,8 @@ def apply_gradients(
         values = [variable.read_value() for variable in variables]
         for variable, value, gradient in zip(variables, values, gradients, strict=True):
             summaries.histogram(variable.op.name, value)
+            if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of pictures: can be seen as pictures
+                summaries.filters(f"{variable.op.name.rpartition('/')[0]}/filters", value)
             if gradient is not None:
                 summaries.histogram(f"{variable.op.name}/gradients", gradient)
         average_losses = [_average_loss(tag, value) for tag, value in losses.items()]

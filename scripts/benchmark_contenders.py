@@ -106,7 +106,9 @@ def tutorial_input(data, options):
 
 def our_evaluation(data, options):
     examples = records.load(data, options["data_dir"], "test")
-    evaluator = evaluation.Evaluator(examples, examples.count, options["batch_size"], data.num_classes)
+    evaluator = evaluation.Evaluator(
+        examples, examples.count, options["batch_size"], data.num_classes, class_names=data.class_names
+    )
     path = checkpoints.newest_readable(os.path.join(options["shared_dir"], "train"))
     return Contender(repeat(lambda: evaluator.evaluate(path)))
 

@@ -34,7 +34,13 @@ def run(
     if trained_on not in (None, dataset):
         print(f"{checkpoint_dir}: was trained on --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     evaluator = evaluation.Evaluator(
-        examples, num_examples, batch_size, data.num_classes, use_fp16, use_moving_averages
+        examples,
+        num_examples,
+        batch_size,
+        data.num_classes,
+        use_fp16,
+        use_moving_averages,
+        class_names=data.class_names,
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]

@@ -13,7 +13,7 @@ from conftest import run_script
     ("script", "flags"),
     [
         ("cifar10_train", "train_dir max_steps log_frequency seed restart save_checkpoint_secs keep_checkpoints"),
-        ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus log_device_placement input_pipeline"),
+        ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus log_device_placement input_pipeline profile_steps"),
         ("cifar10_eval", "eval_dir eval_data checkpoint_dir eval_interval_secs num_examples run_once"),
         ("cifar10_predict", "top_k json checkpoint checkpoint_dir use_moving_averages crop"),
         ("cifar10_export", "export_dir tflite checkpoint checkpoint_dir use_moving_averages crop"),
