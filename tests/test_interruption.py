@@ -15,6 +15,14 @@ from conftest import SCRIPTS, arguments, environment
 from cifar10 import checkpoints, runs, signals
 
 WITHIN_SECS = 5.0
+started = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    while started:
+        started.pop().kill()
 
 
 def start(script, *args, ignoring=()):
@@ -24,7 +32,7 @@ def start(script, *args, ignoring=()):
         for signum in ignoring:
             signal.signal(signum, signal.SIG_IGN)
 
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, SCRIPTS / f"{script}.py", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -32,6 +40,8 @@ def start(script, *args, ignoring=()):
         env=environment(),
         preexec_fn=ignore,
     )
+    started.append(process)
+    return process
 
 
 def wait_for(process, text):
@@ -101,10 +111,10 @@ def test_a_signal_ends_a_first_step_that_waits_for_its_input(tmp_path):
         with tf.control_dependencies([never]):
             train_op = global_step.assign_add(1)
         threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        started = time.time()
+        begun = time.time()
         with pytest.raises(SystemExit) as ended, runs.Run(str(tmp_path)) as run:
             run.train(train_op, never, tf.constant(0.1), max_steps=5, batch_size=1, save_summaries_steps=0)
-    assert ended.value.code == 143 and time.time() - started < 2.0 + WITHIN_SECS
+    assert ended.value.code == 143 and time.time() - begun < 2.0 + WITHIN_SECS
     assert str(ended.value) == f"ended by SIGTERM at step 0; saved as {tmp_path}/model.ckpt-0"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -127,6 +137,7 @@ with getattr(signals, sys.argv[2])():
 def stuck(how):
     code = [sys.executable, "-c", STUCK, os.path.dirname(signals.__file__), how]
     process = subprocess.Popen(code, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    started.append(process)
     assert process.stdout.readline() == "ready\n"
     return process
 
