@@ -50,21 +50,18 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
     shuffled = functools.partial(_shuffled, num_examples=examples.count, seed=seed)
 
     def batch(step):
-        numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-        images, labels = _gather(examples, shuffled, numbers, batch_size)
+        images, labels = _gather(examples, shuffled, _numbers(step, batch_size), batch_size)
         return distort(images, _draw(seed, step, batch_size, image_size, flip), image_size), labels
 
     return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch, timed=True)
 
 
-def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
-    """Builds the evaluation input: the central crop of each picture, in file order, over and over.
+def inputs(examples, batch_size, image_size=IMAGE_SIZE):
+    """Builds the tutorial's evaluation input: the central crop of each picture, in file order, over and over.
 
     Args:
       examples: records.Examples.
       batch_size: pictures a batch.
-      num_examples: None: batch after batch, wrapping round at the end. A number: passes over the first num_examples
-        pictures, each exactly once a pass; what the last batch of a pass has too many of has the label PADDING.
       image_size: height and width of the crop, in pixels.
 
     Returns:
@@ -73,18 +70,43 @@ def inputs(examples, batch_size, num_examples=None, image_size=IMAGE_SIZE):
     """
 
     def batch(step):
-        numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-        images, labels = _gather(examples, lambda numbers: numbers % examples.count, numbers, batch_size)
-        if num_examples is not None:
-            labels = tf.where_v2(numbers < num_examples, labels, PADDING)
+        images, labels = _gather(examples, lambda n: n % examples.count, _numbers(step, batch_size), batch_size)
         return central_crop(images, image_size), labels
 
-    def steps():
-        if num_examples is None:
-            return tf.data.Dataset.range(np.iinfo(np.int64).max)
-        return tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat()
+    return _iterate(lambda: tf.data.Dataset.range(np.iinfo(np.int64).max), batch)
 
-    return _iterate(steps, batch)
+
+def passes(examples, batch_size, num_examples):
+    """Builds the input of evaluations: passes over the first num_examples pictures, each exactly once a pass.
+
+    Args:
+      examples: records.Examples.
+      batch_size: pictures a batch.
+      num_examples: pictures a pass, of which num_batches make one.
+
+    Returns:
+      images: float32 [batch_size, IMAGE_SIZE, IMAGE_SIZE, 3], the central crop, standardized.
+      labels: int32 [batch_size]; PADDING for what the last batch of a pass has too many of.
+      numbers: int64 [batch_size], the pictures' numbers in file order; num_examples or more for those.
+    """
+
+    def batch(step):
+        numbers = _numbers(step, batch_size)
+        images, labels = _gather(examples, lambda n: n % examples.count, numbers, batch_size)
+        labels = tf.where_v2(numbers < num_examples, labels, PADDING)
+        return central_crop(images), labels, numbers
+
+    return _iterate(lambda: tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat(), batch)
+
+
+def _numbers(step, batch_size):
+    """Returns the numbers of a batch's examples since the beginning, int64 [batch_size]."""
+    return step * batch_size + tf.range(batch_size, dtype=tf.int64)
+
+
+def num_batches(num_examples, batch_size):
+    """Returns the number of batches in one pass, the last one partial or not."""
+    return -(-num_examples // batch_size)
 
 
 def central_crop(images, image_size=IMAGE_SIZE):
@@ -99,11 +121,6 @@ def central_crop(images, image_size=IMAGE_SIZE):
     """
     images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
     return tf.image.per_image_standardization(images)
-
-
-def num_batches(num_examples, batch_size):
-    """Returns the number of batches in one pass, the last one partial or not."""
-    return -(-num_examples // batch_size)
 
 
 def distort(images, draws, image_size=IMAGE_SIZE):
@@ -187,13 +204,13 @@ def _gather(examples, which, numbers, batch_size):
 
 
 def _iterate(steps, batch, timed=False):
-    """Returns the pictures and labels of batch(step) for one step number after another; `timed`: see _timed."""
+    """Returns what batch(step) builds, pictures first, for one step number after another; `timed`: see _timed."""
     with tf.name_scope("input"), tf.device("/cpu:0"):
         dataset = steps().map(tf.autograph.experimental.do_not_convert(batch)).prefetch(PREFETCHED_BATCHES)
         iterator = tf.data.make_one_shot_iterator(dataset)
-        images, labels = _timed(iterator.get_next) if timed else iterator.get_next()
-        summaries.image("images", images)
-    return images, labels
+        outputs = _timed(iterator.get_next) if timed else iterator.get_next()
+        summaries.image("images", outputs[0])
+    return outputs
 
 
 def _timed(get_batch):

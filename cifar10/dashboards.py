@@ -127,11 +127,11 @@ def confusion_matrix(label, predicted, num_classes):
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def evaluation(batches, images, class_names):
+def evaluation(found, images, class_names):
     """Returns where an evaluation is right and where it is wrong.
 
     Args:
-      batches: list of values of `outcomes`, together of at least n pictures; the first n count.
+      found: {name: values of n pictures} of the tensors that `outcomes` builds.
       images: uint8 [n, height, width, 3], the pictures in the same order.
       class_names: one name a class.
 
@@ -140,8 +140,7 @@ def evaluation(batches, images, class_names):
       MAX_CLASSES; a picture of the confusion matrix; one of the mistakes that the network is surest of; a table of the
       classes with the lowest recall.
     """
-    all_of = {name: np.concatenate([batch[name] for batch in batches])[: len(images)] for name in batches[0]}
-    label, predicted = all_of["label"], all_of["predicted"]
+    label, predicted = found["label"], found["predicted"]
     matrix = confusion_matrix(label, predicted, len(class_names))
     support = np.bincount(label, minlength=len(class_names))
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, which is not shown
@@ -153,13 +152,13 @@ def evaluation(batches, images, class_names):
             measures = {f"recall/{name}": recall[i], f"precision/{name}": precision[i]}
             values += [tf.Summary.Value(tag=t, simple_value=value) for t, value in measures.items() if value == value]
 
-    mistakes = np.flatnonzero(~all_of["correct"] & (predicted != NO_CLASS))
-    surest = mistakes[np.argsort(-all_of["probability"][mistakes], kind="stable")][:MAX_MISTAKES]
+    mistakes = np.flatnonzero(~found["correct"] & (predicted != NO_CLASS))
+    surest = mistakes[np.argsort(-found["probability"][mistakes], kind="stable")][:MAX_MISTAKES]
     if surest.size:
         captions = [
             (
-                f"{class_names[label[i]]} {all_of['label_probability'][i]:.2f}",
-                f"{class_names[predicted[i]]} {all_of['probability'][i]:.2f}",
+                f"{class_names[label[i]]} {found['label_probability'][i]:.2f}",
+                f"{class_names[predicted[i]]} {found['probability'][i]:.2f}",
             )
             for i in surest
         ]

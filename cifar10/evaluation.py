@@ -1,5 +1,6 @@
 """Checkpoint -> precision @ 1."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
@@ -23,6 +24,7 @@ from cifar10 import (
 )
 from cifar10.errors import RunError
 
+BATCHES_AT_ONCE = 2  # so that a core that is done with one goes on with the next
 POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
 WAITING_LINE_SECS = 300.0  # between two lines that say what is waited for
 
@@ -84,11 +86,11 @@ class Evaluator:
         config = devices.session_config(microbatches.count(batch_size, microbatch_size))
         self.graph = tf.Graph()
         with self.graph.as_default():
-            images, labels = cifar10_input.inputs(examples, batch_size, num_examples)
+            images, labels, numbers = cifar10_input.passes(examples, batch_size, num_examples)
             half = devices.half_precision()
             logits = model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size, half=half)
             with tf.name_scope("precision"):
-                self._outcomes = dashboards.outcomes(logits, labels)
+                self._outcomes = {"number": numbers, **dashboards.outcomes(logits, labels)}
             self._summaries = summaries.merged()
             self._to_restore = {variable.op.name: variable for variable in tf.global_variables()}
             if use_moving_averages:
@@ -118,15 +120,21 @@ class Evaluator:
             raise RunError(f"{path}: cannot be evaluated ({checkpoints.reason(error)})") from None
         if difference:
             raise RunError(f"{path}: {difference}")
-        outcomes = [self._session.run(self._outcomes) for _ in range(self._num_batches - 1)]
+        with concurrent.futures.ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
+            batches = list(pool.map(lambda _: self._session.run(self._outcomes), range(self._num_batches - 1)))
         last, summary = self._session.run([self._outcomes, self._summaries])
-        outcomes.append(last)
-        correct = sum(int(np.sum(batch["correct"])) for batch in outcomes)
+        outcomes = self._in_order([*batches, last])
         if self._class_names:
             shown = dashboards.evaluation(outcomes, self._images, self._class_names)
             summary += self._opening + shown.SerializeToString()  # serialized messages in a row are one message
             self._opening = b""
-        return Result(checkpoints.step(path), correct, self._num_examples), summary
+        return Result(checkpoints.step(path), int(np.sum(outcomes["correct"])), self._num_examples), summary
+
+    def _in_order(self, batches):
+        """Returns {name: values} of each picture of a pass, in file order, of the dicts of batches in any order."""
+        joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        order = np.argsort(joined["number"])[: self._num_examples]  # what follows is padding
+        return {name: values[order] for name, values in joined.items()}
 
     def close(self):
         self._session.close()

@@ -158,9 +158,9 @@ def outcomes(label, predicted, probability=None):
     }
 
 
-def shown(batches, images, class_names):
+def shown(found, images, class_names):
     """Returns {tag: value} of `dashboards.evaluation`."""
-    return {value.tag: value for value in dashboards.evaluation(batches, images, class_names).value}
+    return {value.tag: value for value in dashboards.evaluation(found, images, class_names).value}
 
 
 def noise_images(count):
@@ -171,8 +171,7 @@ def test_recall_precision_and_table_of_a_small_example():
     """Of 4 cats 3 are found, of 5 'cats' 3 are cats; there is no emu, and what is taken for one is none."""
     label = [0, 0, 0, 0, 1, 1, 1, 2]
     predicted = [0, 0, 0, 1, 0, 0, 1, 3]
-    padding = outcomes([-1, -1], [0, 0])
-    found = shown([outcomes(label, predicted), padding], noise_images(8), ("cat", "dog", "yak", "emu"))
+    found = shown(outcomes(label, predicted), noise_images(8), ("cat", "dog", "yak", "emu"))
     scalars = {tag: round(value.simple_value, 6) for tag, value in found.items() if value.HasField("simple_value")}
     assert scalars == {
         "recall/cat": 0.75,
@@ -197,14 +196,14 @@ def test_the_surest_mistakes_come_first_with_their_names(monkeypatch):
     monkeypatch.setattr(drawings, "_fit", lambda text, width: captions.append(text) or text)
     images = noise_images(4)
     of = outcomes([0, 0, 1, 1], [1, 0, 0, 0], [0.6, 0.99, 0.7, 0.9])
-    grid = picture(shown([of], images, ("cat", "dog"))["evaluation/mistakes"])
+    grid = picture(shown(of, images, ("cat", "dog"))["evaluation/mistakes"])
     found = [text for text in captions if " " in text]
     assert found == ["dog 0.10", "cat 0.90", "dog 0.30", "cat 0.70", "cat 0.40", "dog 0.60"]
     top = next(i for i in range(40) if (grid[i : i + 96 : 3, :96:3] == images[3]).all())
     for tile, index in enumerate([3, 2, 0]):
         left = tile * (drawings.WIDTH // 3)
         np.testing.assert_array_equal(grid[top : top + 96 : 3, left : left + 96 : 3], images[index])
-    assert "evaluation/mistakes" not in shown([outcomes([0, 1], [0, 1])], images[:2], ("cat", "dog"))
+    assert "evaluation/mistakes" not in shown(outcomes([0, 1], [0, 1]), images[:2], ("cat", "dog"))
 
 
 @pytest.mark.parametrize("classes", [2, 10, 20, 100, 256])
@@ -228,14 +227,14 @@ def test_many_classes_with_any_names():
     """Up to 256 classes: a matrix and the 20 worst; names that mean something in tags and tables are no trouble."""
     label = np.repeat(np.arange(256), 2)
     predicted = np.where(label < 20, label + 1, label)
-    found = shown([outcomes(label, predicted)], noise_images(512), [f"n{i}" for i in range(256)])
+    found = shown(outcomes(label, predicted), noise_images(512), [f"n{i}" for i in range(256)])
     rows = text(found["evaluation/classes/text_summary"]).splitlines()
     assert len(rows) == 2 + dashboards.MAX_CLASSES
     assert rows[2] == "| n0 | 2 | 0.000 |  | n1 (2) |" and rows[3] == "| n1 | 2 | 0.000 | 0.000 | n2 (2) |"
     assert not [tag for tag in found if tag.startswith(("recall/", "precision/"))]
 
     names = ("a (b)", "a|b", "a/b", "c")
-    found = shown([outcomes([0, 1, 2, 3], [0, 1, 2, 3])], noise_images(4), names)
+    found = shown(outcomes([0, 1, 2, 3], [0, 1, 2, 3]), noise_images(4), names)
     assert {tag for tag in found if tag.startswith("recall/")} == {
         "recall/a_b_",
         "recall/a_b_1",

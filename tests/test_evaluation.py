@@ -60,6 +60,18 @@ def test_each_picture_counts_once_whatever_the_batch_size(synthetic_dir, tmp_pat
         assert re.match(published.PRECISION_LINE, line)[1] == f"{expected / 200:.3f}"
 
 
+def test_outcomes_are_in_file_order_whatever_the_order_of_the_batches(synthetic_dir, tmp_path):
+    save_network(tmp_path, [5])
+    examples = records.load(datasets.SYNTHETIC, synthetic_dir, "test")
+    evaluator = evaluation.Evaluator(examples, 90, 40)
+    evaluator.evaluate(str(tmp_path / "model.ckpt-5"))
+    batches = [evaluator._session.run(evaluator._outcomes) for _ in range(3)]
+    for order in ((0, 1, 2), (2, 0, 1)):
+        outcomes = evaluator._in_order([batches[i] for i in order])
+        np.testing.assert_array_equal(outcomes["number"], np.arange(90))
+        np.testing.assert_array_equal(outcomes["label"], examples.labels[:90])
+
+
 def test_training_pictures_can_be_evaluated(synthetic_dir, tmp_path):
     save_network(tmp_path / "train", [5])
     (result,) = evaluate(
