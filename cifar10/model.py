@@ -51,9 +51,10 @@ def inference(
     def name_output(x, name, shown=False):
         """Names a layer's output and shows it in TensorBoard; returns the micro-batches to go on with."""
         whole = microbatches.join(x, name)
+        parts = x if len(x) > 1 else [whole]
         if shown:
-            summaries.activation(name, whole)
-        return x if len(x) > 1 else [whole]
+            summaries.activation(name, parts)
+        return parts
 
     x = each(cast, microbatches.split(images, microbatch_size))
     with tf.variable_scope("conv1"):
@@ -94,5 +95,5 @@ def inference(
         weights = layers.weights([192, num_classes], stddev=1 / 192.0, seed=seed)
         x = each(connect, x, weights, layers.biases([num_classes], 0.0))
         logits = microbatches.join(x, "softmax_linear")
-        summaries.activation("softmax_linear", logits)
+        summaries.activation("softmax_linear", [logits])
     return tf.cast(logits, tf.float32)

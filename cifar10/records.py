@@ -109,8 +109,12 @@ def _check_sha256(dataset, data_dir, found):
 
 def _sha256(dataset, data_dir, name, found):
     if name not in found:
+        sha256 = hashlib.sha256()
         try:
-            return hashlib.sha256(np.fromfile(os.path.join(dataset.path(data_dir), name), np.uint8)).hexdigest()
+            with open(os.path.join(dataset.path(data_dir), name), "rb") as file:
+                while chunk := file.read(RECORDS_AT_ONCE * dataset.record_bytes):
+                    sha256.update(chunk)
         except OSError:
             return None
+        return sha256.hexdigest()
     return found[name]

@@ -71,14 +71,20 @@ def filters(tag, kernel):
         return image(tag, picture, max_outputs=1)
 
 
-def activation(layer, values):
+def activation(layer, parts):
     """Adds `<layer>/activations` and `<layer>/sparsity` for a layer's output.
 
     They are the histogram of the first MAX_HISTOGRAM_PICTURES pictures and the fraction of zeros in all.
+
+    Args:
+      layer: str.
+      parts: the output, as a list of tensors [pictures, ...] that together are the batch.
     """
-    histogram(f"{layer}/activations", values[:MAX_HISTOGRAM_PICTURES])
+    histogram(f"{layer}/activations", parts[0][:MAX_HISTOGRAM_PICTURES])
     # Not tf.nn.zero_fraction, whose tf.cond puts two functions a layer on the graph page.
-    scalar(f"{layer}/sparsity", tf.reduce_mean(tf.cast(tf.equal(values, 0), tf.float32)))
+    zeros = [tf.reduce_sum(tf.cast(tf.equal(part, 0), tf.float32)) for part in parts]
+    sizes = [tf.cast(tf.size(part), tf.float32) for part in parts]
+    scalar(f"{layer}/sparsity", tf.add_n(zeros) / tf.add_n(sizes))
 
 
 def scalars(values):
