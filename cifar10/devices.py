@@ -1,5 +1,6 @@
 """What the machine computes with."""
 
+import contextlib
 import os
 import re
 import sys
@@ -32,6 +33,9 @@ def session_config(num_microbatches=1, num_towers=1, log_placement=False):
     if not has_gpu():
         config.device_count["CPU"] = num_towers
         config.intra_op_parallelism_threads = max(1, num_cores() // num_microbatches)
+        # Building a tf.data pipeline starts TensorFlow's eager runtime, whose threads all sessions then share.
+        with contextlib.suppress(RuntimeError):  # it has started already
+            tf.config.threading.set_intra_op_parallelism_threads(config.intra_op_parallelism_threads)
     return config
 
 

@@ -146,3 +146,67 @@ def test_lrn_by_matmul_is_what_runs_without_gpus(graph):
     types = {op.type for op in graph.get_operations()}
     assert ("LRN" in types) == bool(tf.config.list_physical_devices("GPU"))
     assert graph.get_tensor_by_name("norm1:0").shape[1:] == [12, 12, 64]
+
+
+def cuda_convnet(graph):
+    images = tf.random.stateless_normal([2, 24, 24, 3], [1, 2])
+    return model.cuda_convnet(images, seed=0)
+
+
+def test_cuda_convnet_has_the_published_sizes(graph):
+    """2,112,970 parameters and 19.5 million multiply-adds are what the tutorial's text gives."""
+    logits = cuda_convnet(graph)
+    shapes = {variable.op.name: variable.shape.as_list() for variable in tf.trainable_variables()}
+    assert logits.shape == [2, 10]
+    assert sum(np.prod(shape) for shape in shapes.values()) == 2_112_970
+    assert shapes["local3/weights"] == [6, 6, 9 * 64, 64] and shapes["local4/weights"] == [6, 6, 9 * 64, 32]
+    assert shapes["local3/biases"] == [6, 6, 64] and shapes["softmax_linear/weights"] == [1152, 10]
+    places = {"conv1": 24 * 24, "conv2": 12 * 12}  # where one filter is used; everything else is used once
+    macs = sum(
+        np.prod(shape) * places.get(name.split("/")[0], 1) for name, shape in shapes.items() if "weights" in name
+    )
+    assert macs == 19_512_576
+
+
+def test_cuda_convnet_has_the_published_initial_values_and_weight_decay(graph):
+    cuda_convnet(graph)
+    deviations = {"conv1": 6.4e-3, "conv2": 1e-2, "local3": 0.04, "local4": 0.04, "softmax_linear": 0.01}
+    decays = {"local3": 0.004, "local4": 0.004, "softmax_linear": 0.01}
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        values = {variable.op.name: session.run(variable) for variable in tf.trainable_variables()}
+        losses = {tensor.op.name: session.run(tensor) for tensor in tf.get_collection("losses")}
+    for layer, deviation in deviations.items():
+        weights = values[f"{layer}/weights"]
+        assert abs(weights.std() / deviation - 1) < 0.05, layer
+        assert abs(weights).max() > 2.5 * weights.std()  # not truncated
+        assert not values[f"{layer}/biases"].any()
+    expected = {
+        f"{layer}/weight_loss": w / 2 * np.square(values[f"{layer}/weights"]).sum() for layer, w in decays.items()
+    }
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_locally_connected_is_a_convolution_where_its_filters_are_tied_and_not_where_they_are_not(graph, tied):
+    random = np.random.RandomState(0)
+    x = random.randn(2, 6, 6, 5).astype(np.float32)
+    kernel, biases = random.randn(3, 3, 5, 4).astype(np.float32), random.randn(4).astype(np.float32)
+    weights = np.tile(kernel.reshape(1, 1, 45, 4), [6, 6, 1, 1])
+    if not tied:
+        weights[2, 3] += 1.0
+    local = layers.connect_locally(tf.constant(x), tf.constant(weights), tf.constant(np.tile(biases, [6, 6, 1])))
+    with tf.Session() as session:
+        found, expected = session.run([local, layers.convolve(tf.constant(x), kernel, biases)])
+    different = ~np.isclose(found, expected, atol=1e-4).all(axis=(0, 3))
+    assert list(zip(*np.nonzero(different), strict=True)) == ([] if tied else [(2, 3)])
+
+
+def test_gradients_of_locally_connected_weights_are_those_of_their_own_place(graph):
+    weights = tf.zeros([6, 6, 9, 1])
+    out = layers.connect_locally(tf.ones([1, 6, 6, 1]), weights, tf.ones([6, 6, 1]))
+    with tf.Session() as session:
+        (gradient,) = session.run(tf.gradients(out[0, 0, 5, 0], [weights]))
+    expected = np.zeros([6, 6, 9, 1])
+    expected[0, 5, [3, 4, 6, 7]] = 1.0  # in the upper right corner five of nine inputs are padding
+    np.testing.assert_array_equal(gradient, expected)
