@@ -76,16 +76,17 @@ def inputs(examples, batch_size, image_size=IMAGE_SIZE):
     return _iterate(lambda: tf.data.Dataset.range(np.iinfo(np.int64).max), batch)
 
 
-def passes(examples, batch_size, num_examples):
+def passes(examples, batch_size, num_examples, num_views=1):
     """Builds the input of evaluations: passes over the first num_examples pictures, each exactly once a pass.
 
     Args:
       examples: records.Examples.
       batch_size: pictures a batch.
       num_examples: pictures a pass, of which num_batches make one.
+      num_views: of each picture: 1, the central crop; or 10, see views.
 
     Returns:
-      images: float32 [batch_size, IMAGE_SIZE, IMAGE_SIZE, 3], the central crop, standardized.
+      images: float32 [num_views * batch_size, IMAGE_SIZE, IMAGE_SIZE, 3], standardized; view after view.
       labels: int32 [batch_size]; PADDING for what the last batch of a pass has too many of.
       numbers: int64 [batch_size], the pictures' numbers in file order; num_examples or more for those.
     """
@@ -94,7 +95,7 @@ def passes(examples, batch_size, num_examples):
         numbers = _numbers(step, batch_size)
         images, labels = _gather(examples, lambda n: n % examples.count, numbers, batch_size)
         labels = tf.where_v2(numbers < num_examples, labels, PADDING)
-        return central_crop(images), labels, numbers
+        return (views(images) if num_views == 10 else central_crop(images)), labels, numbers
 
     return _iterate(lambda: tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat(), batch)
 
@@ -121,6 +122,23 @@ def central_crop(images, image_size=IMAGE_SIZE):
     """
     images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
     return tf.image.per_image_standardization(images)
+
+
+def views(images, image_size=IMAGE_SIZE):
+    """Returns the ten views of cuda-convnet's multi-view test: centre and four corners, and their mirror images.
+
+    Args:
+      images: uint8 [batch, height, width, 3].
+      image_size: height and width of a view, in pixels.
+
+    Returns:
+      float32 [10 * batch, image_size, image_size, 3], standardized: first the centre of all pictures, and so on.
+    """
+    bottom, right = datasets.HEIGHT - image_size, datasets.WIDTH - image_size
+    corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
+    crops = [images[:, top : top + image_size, left : left + image_size] for top, left in corners]
+    crops = tf.cast(tf.concat([*crops, *(crop[:, :, ::-1] for crop in crops)], axis=0), tf.float32)
+    return tf.image.per_image_standardization(crops)
 
 
 def distort(images, draws, image_size=IMAGE_SIZE):

@@ -55,6 +55,7 @@ class Evaluator:
         use_moving_averages=True,
         moving_average_decay=training.MOVING_AVERAGE_DECAY,
         class_names=None,
+        num_views=1,
     ):
         """Builds the graph.
 
@@ -67,6 +68,7 @@ class Evaluator:
           use_moving_averages: whether to restore the moving averages in place of the variables.
           moving_average_decay: of the training; only the names of the averages matter here.
           class_names: None, or one name a class, with which TensorBoard shows what is mistaken for what.
+          num_views: of each picture, of whose probabilities the mean counts: see cifar10_input.passes.
 
         Raises:
           RunError: num_examples is more than there are.
@@ -80,16 +82,19 @@ class Evaluator:
         self._class_names = class_names
         facts = {**dashboards.program_facts(runs.program()), "pictures": f"{num_examples:,} of {examples.count:,}"}
         self._opening = dashboards.opening(facts).SerializeToString()  # of the event file
-        batch_size = min(batch_size, num_examples)
+        batch_size = min(max(1, batch_size // num_views), num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
         microbatch_size = microbatches.size(None)
-        config = devices.session_config(microbatches.count(batch_size, microbatch_size))
+        config = devices.session_config(microbatches.count(num_views * batch_size, microbatch_size))
         self.graph = tf.Graph()
         with self.graph.as_default():
-            images, labels, numbers = cifar10_input.passes(examples, batch_size, num_examples)
+            images, labels, numbers = cifar10_input.passes(examples, batch_size, num_examples, num_views)
             half = devices.half_precision()
             logits = model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size, half=half)
             with tf.name_scope("precision"):
+                if num_views > 1:
+                    probabilities = tf.reshape(tf.nn.softmax(logits), [num_views, batch_size, num_classes])
+                    logits = tf.log(tf.reduce_mean(probabilities, axis=0))
                 self._outcomes = {"number": numbers, **dashboards.outcomes(logits, labels)}
             self._summaries = summaries.merged()
             self._to_restore = {variable.op.name: variable for variable in tf.global_variables()}

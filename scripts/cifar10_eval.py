@@ -17,6 +17,7 @@ def run(
     data_sha256,
     eval_data,
     num_examples,
+    views,
     batch_size,
     use_moving_averages,
     use_fp16,
@@ -41,6 +42,7 @@ def run(
         use_fp16,
         use_moving_averages,
         class_names=data.class_names,
+        num_views=int(views),
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
@@ -57,6 +59,12 @@ def define_flags():
         None,
         "Number of pictures to evaluate; 10,000 by default, or all if there are fewer.",
         lower_bound=1,
+    )
+    absl_flags.DEFINE_enum(
+        "views",
+        "1",
+        ["1", "10"],
+        "Views of each picture: 1, the centre, as the tutorial; 10, corners and mirror images too, as cuda-convnet.",
     )
     absl_flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint only.")
     absl_flags.DEFINE_boolean("use_moving_averages", True, "Evaluate the moving averages of the variables.")

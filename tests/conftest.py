@@ -40,6 +40,7 @@ EVAL_FLAGS = {
     "use_fp16": False,
     "eval_data": "test",
     "num_examples": 200,
+    "views": "1",
     "use_moving_averages": True,
     "eval_interval_secs": 0,
     "run_once": True,

@@ -60,6 +60,33 @@ def test_each_picture_counts_once_whatever_the_batch_size(synthetic_dir, tmp_pat
         assert re.match(published.PRECISION_LINE, line)[1] == f"{expected / 200:.3f}"
 
 
+def test_ten_views_are_the_mean_of_ten_single_ones(synthetic_dir, tmp_path):
+    """Each view is put where the evaluation looks, and evaluated alone."""
+    save_network(tmp_path / "train", [5])
+    path = str(tmp_path / "train" / "model.ckpt-5")
+    examples = records.load(datasets.SYNTHETIC, synthetic_dir, "test")
+    images = examples.images[:60]
+    reader = tf.train.load_checkpoint(path)
+    probabilities = []
+    with tf.Graph().as_default(), tf.Session() as session:
+        pixels = tf.placeholder(tf.float32, [60, 24, 24, 3])
+        softmax = tf.nn.softmax(model.inference(tf.image.per_image_standardization(pixels)))
+        for variable in tf.trainable_variables():
+            session.run(tf.assign(variable, reader.get_tensor(f"{variable.op.name}/ExponentialMovingAverage")))
+        for top, left in ((4, 4), (0, 0), (0, 8), (8, 0), (8, 8)):
+            view = images[:, top : top + 24, left : left + 24]
+            for each in (view, view[:, :, ::-1]):
+                probabilities.append(session.run(softmax, {pixels: each}))
+    expected = int(np.sum(np.mean(probabilities, axis=0).argmax(axis=1) == examples.labels[:60]))
+    (result,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", views="10", num_examples=60)
+    assert (result.correct, result.total) == (expected, 60)
+    evaluator = evaluation.Evaluator(examples, 60, 20, class_names=datasets.SYNTHETIC.class_names, num_views=10)
+    evaluator.evaluate(path)
+    found = evaluator._in_order([evaluator._session.run(evaluator._outcomes) for _ in range(30)])
+    mean = np.mean(probabilities, axis=0)
+    np.testing.assert_allclose(found["probability"], mean.max(axis=1), atol=1e-5)
+
+
 def test_outcomes_are_in_file_order_whatever_the_order_of_the_batches(synthetic_dir, tmp_path):
     save_network(tmp_path, [5])
     examples = records.load(datasets.SYNTHETIC, synthetic_dir, "test")
