@@ -56,6 +56,7 @@ class Evaluator:
         moving_average_decay=training.MOVING_AVERAGE_DECAY,
         class_names=None,
         num_views=1,
+        network=model.inference,
     ):
         """Builds the graph.
 
@@ -68,6 +69,7 @@ class Evaluator:
           use_moving_averages: whether to restore the moving averages in place of the variables.
           moving_average_decay: of the training; only the names of the averages matter here.
           class_names: None, or one name a class, with which TensorBoard shows what is mistaken for what.
+          network: model.inference, or another of model.NETWORKS.
           num_views: of each picture, of whose probabilities the mean counts: see cifar10_input.passes.
 
         Raises:
@@ -90,7 +92,7 @@ class Evaluator:
         with self.graph.as_default():
             images, labels, numbers = cifar10_input.passes(examples, batch_size, num_examples, num_views)
             half = devices.half_precision()
-            logits = model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size, half=half)
+            logits = network(images, num_classes, use_fp16, microbatch_size=microbatch_size, half=half)
             with tf.name_scope("precision"):
                 if num_views > 1:
                     probabilities = tf.reshape(tf.nn.softmax(logits), [num_views, batch_size, num_classes])

@@ -14,6 +14,7 @@ from cifar10 import datasets, signals
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.errors import UserError
 from cifar10.layers import LRN_KINDS
+from cifar10.model import NETWORKS
 from cifar10.pictures import SIZES
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
@@ -77,6 +78,12 @@ def define_data_flags():
 def define_training_flags():
     """Defines the flags that the training scripts share."""
     define_data_flags()
+    flags.DEFINE_enum(
+        "model",
+        "tutorial",
+        list(NETWORKS),
+        "Network to train: the tutorial's, or cuda-convnet's of 11 % error, whose top layers are locally connected.",
+    )
     flags.DEFINE_enum(
         "lrn",
         "auto",

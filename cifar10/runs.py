@@ -49,11 +49,11 @@ class Run:
         Args:
           train_dir: the folder, made if it is not there.
           restart: whether to move what is there aside and begin anew.
-          **description: what is recorded of this start; `dataset` must be that of the starts before it.
+          **description: what is recorded of this start; `dataset` and `model` must be those of the starts before it.
 
         Raises:
           RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
-            read, or are of another data set, or it cannot be written.
+            read, or are of another data set or network, or it cannot be written.
         """
         self.train_dir = train_dir
         self.learning_rate = None
@@ -68,7 +68,7 @@ class Run:
                     _move_aside(train_dir)
                     self._take_lock(stack)
                 self.checkpoint = checkpoints.newest_readable(train_dir)
-                self._refuse_other_runs(description.get("dataset"))
+                self._refuse_other_runs(description)
                 checkpoints.settle(train_dir, self.checkpoint)
                 self.start_step = self.step = checkpoints.step(self.checkpoint) if self.checkpoint else 0
                 self.record("start", step=self.start_step, **program(), **description)
@@ -94,17 +94,18 @@ class Run:
         os.makedirs(self.train_dir, exist_ok=True)
         stack.enter_context(locks.held(os.path.join(self.train_dir, LOCK), busy))
 
-    def _refuse_other_runs(self, dataset):
+    def _refuse_other_runs(self, description):
         if self.checkpoint is None and checkpoints.paths(self.train_dir):
             raise RunError(
                 f"{self.train_dir}: none of its checkpoints can be read; --restart moves them aside and begins anew"
             )
-        before = trained_on(self.train_dir)
-        if self.checkpoint and dataset and before and before != dataset:
-            raise RunError(
-                f"{self.train_dir}: was trained on --dataset={before}, not {dataset}; choose that, or another "
-                "--train_dir, or --restart"
-            )
+        for flag in ("dataset", "model"):
+            before, now = recorded(self.train_dir, flag), description.get(flag)
+            if self.checkpoint and before and now and before != now:
+                raise RunError(
+                    f"{self.train_dir}: was trained with --{flag}={before}, not {now}; choose that, or another "
+                    "--train_dir, or --restart"
+                )
 
     def record(self, event, **values):
         """Appends one line to the run's record."""
@@ -274,10 +275,10 @@ def is_final(train_dir, step):
     return last.get("event") == "stop" and last.get("reason") == FINISHED and last.get("step", 0) <= step
 
 
-def trained_on(train_dir):
-    """Returns the name of the data set of the run in train_dir, or None if that is not on record."""
+def recorded(train_dir, name):
+    """Returns what is on record of the newest start in train_dir under a name, such as `dataset`, or None."""
     start = Journal(os.path.join(train_dir, RECORD)).last(event="start")
-    return start and start.get("dataset")
+    return start and start.get(name)
 
 
 def _cannot_write(train_dir, error):

@@ -29,7 +29,7 @@ def class_names(dataset, data_dir, checkpoint):
       data_dir: where your own pictures were imported to.
       checkpoint: path, `…/model.ckpt-<step>`.
     """
-    dataset = dataset or runs.trained_on(os.path.dirname(checkpoint)) or datasets.CIFAR10.name
+    dataset = dataset or runs.recorded(os.path.dirname(checkpoint), "dataset") or datasets.CIFAR10.name
     return datasets.named(dataset, data_dir).class_names
 
 
@@ -83,7 +83,7 @@ class Predictor:
             self._contents = tf.placeholder(tf.string, [])
             self._resized = pictures.resize(pictures.decode(self._contents), crop)
             self._batch = tf.placeholder(tf.uint8, [batch_size, *self._resized.shape])
-            self._probabilities = _probabilities(self._batch, num_classes, use_fp16, microbatch_size)
+            self._probabilities = _probabilities(self._batch, checkpoint, num_classes, use_fp16, microbatch_size)
             self._session = tf.Session(config=config)
             _restore(self._session, checkpoint, use_moving_averages)
 
@@ -139,11 +139,12 @@ def as_json(picture, predictions):
     return json.dumps({"picture": picture, "predictions": predictions})
 
 
-def _probabilities(resized, num_classes, use_fp16, microbatch_size=0):
+def _probabilities(resized, checkpoint, num_classes, use_fp16, microbatch_size=0):
     """Builds the probability of each class.
 
     Args:
       resized: uint8 [batch, size, size, 3], as from pictures.resize.
+      checkpoint: path; the record of the run beside it says which network it is of, the tutorial's if there is none.
       num_classes, use_fp16, microbatch_size: see model.inference.
 
     Returns:
@@ -151,7 +152,8 @@ def _probabilities(resized, num_classes, use_fp16, microbatch_size=0):
     """
     with tf.name_scope("crop"):
         images = cifar10_input.central_crop(resized)
-    return tf.nn.softmax(model.inference(images, num_classes, use_fp16, microbatch_size=microbatch_size))
+    network = model.NETWORKS[runs.recorded(os.path.dirname(checkpoint), "model") or "tutorial"]
+    return tf.nn.softmax(network(images, num_classes, use_fp16, microbatch_size=microbatch_size))
 
 
 def _restore(session, checkpoint, use_moving_averages):
@@ -201,7 +203,7 @@ def _write_saved_model(folder, checkpoint, names, crop, use_fp16, use_moving_ave
 
     def signature(inputs, resized):
         with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-            probabilities = _probabilities(resized, len(names), use_fp16)
+            probabilities = _probabilities(resized, checkpoint, len(names), use_fp16)
         probabilities, order = tf.math.top_k(probabilities, len(names))
         outputs = {"classes": tf.gather(tf.constant(names), order), "probabilities": probabilities}
         return tf.saved_model.predict_signature_def(inputs, outputs)
@@ -229,7 +231,7 @@ def _write_tflite(folder, checkpoint, names, crop, use_moving_averages):
     with tempfile.TemporaryDirectory() as fixed:
         with tf.Graph().as_default(), tf.Session() as session:
             image = tf.placeholder(tf.uint8, [1, size, size, datasets.DEPTH])
-            probabilities = _probabilities(image, len(names), use_fp16=False)
+            probabilities = _probabilities(image, checkpoint, len(names), use_fp16=False)
             _restore(session, checkpoint, use_moving_averages)
             signature = tf.saved_model.predict_signature_def({"image": image}, {"probabilities": probabilities})
             _save(session, fixed, {"serving_default": signature})

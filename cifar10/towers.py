@@ -18,6 +18,7 @@ def train(
     microbatch_size=0,
     half="bfloat16",
     loss_scale=None,
+    network=model.inference,
 ):
     """Builds a step of which every tower computes an equal slice of the batch.
 
@@ -37,6 +38,7 @@ def train(
       lrn: how to normalize: see layers.local_response_normalization.
       microbatch_size, half: see model.inference.
       loss_scale: None, or a loss_scaling.LossScale.
+      network: model.inference, or another of model.NETWORKS.
 
     Returns:
       (train op, float32 scalar: the mean of the towers' total losses).
@@ -51,7 +53,7 @@ def train(
             tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE),
             tf.name_scope(f"{training.TOWER_NAME}_{i}") as scope,
         ):
-            logits = model.inference(image_slices[i], num_classes, use_fp16, seed, lrn, microbatch_size, half)
+            logits = network(image_slices[i], num_classes, use_fp16, seed, lrn, microbatch_size, half)
             total_loss = training.loss(logits, label_slices[i])
             losses = training.losses(total_loss, scope)
             tower_losses.append(losses)

@@ -20,6 +20,7 @@ def train(
     data_url=None,
     data_sha256=None,
     profile_steps=None,
+    model="tutorial",
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -37,6 +38,7 @@ def train(
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
       min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
       data_url, data_sha256: see download.ensure.
+      model: name of the network, for the record.
       profile_steps: None, or which steps to trace, as 'a,b': see profiling.parse.
       **run_options: see runs.Run.train.
 
@@ -56,7 +58,13 @@ def train(
             "of them several times",
             flush=True,
         )
-    description = {"dataset": dataset, "data": examples.sha256, "seed": seed, "devices": devices.describe()}
+    description = {
+        "dataset": dataset,
+        "data": examples.sha256,
+        "model": model,
+        "seed": seed,
+        "devices": devices.describe(),
+    }
     with runs.Run(train_dir, restart, **description) as run, tf.Graph().as_default():
         global_step = tf.train.get_or_create_global_step()
         if input_pipeline == "queue":

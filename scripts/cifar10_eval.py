@@ -7,6 +7,7 @@ It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the 
 from absl import flags as absl_flags
 
 from cifar10 import datasets, download, evaluation, flags, records, runs
+from cifar10.model import NETWORKS
 
 
 def run(
@@ -25,15 +26,16 @@ def run(
     eval_dir,
     eval_interval_secs,
     run_once,
+    model,
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
     data = datasets.named(dataset, data_dir)
     download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
     num_examples = num_examples or min(10_000, examples.count)
-    trained_on = runs.trained_on(checkpoint_dir)
+    trained_on = runs.recorded(checkpoint_dir, "dataset")
     if trained_on not in (None, dataset):
-        print(f"{checkpoint_dir}: was trained on --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
+        print(f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     evaluator = evaluation.Evaluator(
         examples,
         num_examples,
@@ -43,6 +45,7 @@ def run(
         use_moving_averages,
         class_names=data.class_names,
         num_views=int(views),
+        network=NETWORKS[model or runs.recorded(checkpoint_dir, "model") or "tutorial"],
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
@@ -59,6 +62,9 @@ def define_flags():
         None,
         "Number of pictures to evaluate; 10,000 by default, or all if there are fewer.",
         lower_bound=1,
+    )
+    absl_flags.DEFINE_enum(
+        "model", None, list(NETWORKS), "Network to evaluate; by default the one on record in checkpoint_dir."
     )
     absl_flags.DEFINE_enum(
         "views",

@@ -9,9 +9,10 @@ cifar10_train.py does with 128. Where there are no GPUs, the towers are on CPU d
 from absl import flags as absl_flags
 
 from cifar10 import devices, flags, loss_scaling, microbatches, towers, trainer
+from cifar10.model import NETWORKS
 
 
-def run(*, num_gpus, batch_size, use_fp16, seed, lrn, microbatch_size, log_device_placement, **options):
+def run(*, num_gpus, batch_size, use_fp16, seed, model, lrn, microbatch_size, log_device_placement, **options):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
     microbatch_size = microbatches.size(microbatch_size)
     num_microbatches = num_gpus * microbatches.count(batch_size, microbatch_size)
@@ -33,9 +34,12 @@ def run(*, num_gpus, batch_size, use_fp16, seed, lrn, microbatch_size, log_devic
             microbatch_size,
             devices.half_precision(),
             loss_scaling.for_half_precision(use_fp16),
+            NETWORKS[model],
         )
 
-    trainer.train(build_step, batch_size=batch_size, seed=seed, num_towers=num_gpus, config=config, **options)
+    trainer.train(
+        build_step, batch_size=batch_size, seed=seed, model=model, num_towers=num_gpus, config=config, **options
+    )
 
 
 if __name__ == "__main__":

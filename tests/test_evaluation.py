@@ -344,7 +344,7 @@ def test_another_data_set_than_the_runs_is_said(synthetic_dir, tmp_path, capsys)
     save_network(tmp_path / "train", [5])
     (tmp_path / "train" / runs.RECORD).write_text('{"event": "start", "dataset": "cifar10"}\n')
     evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
-    line = f"{tmp_path / 'train'}: was trained on --dataset=cifar10, and is evaluated on synthetic\n"
+    line = f"{tmp_path / 'train'}: was trained with --dataset=cifar10, and is evaluated on synthetic\n"
     assert capsys.readouterr().out.startswith(line)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import SCRIPTS, arguments, environment, run_script, train, write_noise
+from conftest import SCRIPTS, arguments, environment, evaluate, run_script, train, write_noise
+from PIL import Image
 
-from cifar10 import checkpoints, datasets, runs
+from cifar10 import checkpoints, datasets, runs, serving
 from cifar10.errors import DataError, RunError
 
 
@@ -201,7 +202,7 @@ def test_a_run_on_another_data_set_is_not_continued(synthetic_dir, tmp_path):
     with pytest.raises(RunError) as error:
         train(synthetic_dir, tmp_path, max_steps=2)
     assert str(error.value) == (
-        f"{tmp_path}: was trained on --dataset=cifar10, not synthetic; choose that, or another --train_dir, or "
+        f"{tmp_path}: was trained with --dataset=cifar10, not synthetic; choose that, or another --train_dir, or "
         "--restart"
     )
 
@@ -303,3 +304,23 @@ def test_the_moment_of_a_save_is_a_matter_of_seconds_too(synthetic_dir, tmp_path
     started = time.time()
     train(synthetic_dir, tmp_path, max_steps=60, save_checkpoint_secs=1, keep_checkpoints=0)
     assert 2 <= len(checkpoints.paths(str(tmp_path))) <= 2 + time.time() - started
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"), [("cifar10_train", {}), ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8})]
+)
+def test_cuda_convnet_trains_and_is_known_from_the_record(synthetic_dir, tmp_path, capsys, script, flags):
+    train_dir = tmp_path / "train"
+    train(synthetic_dir, train_dir, script=script, model="cuda_convnet", max_steps=3, **flags)
+    shapes = tf.train.load_checkpoint(str(train_dir / "model.ckpt-3")).get_variable_to_shape_map()
+    assert shapes["local3/weights"] == [6, 6, 576, 64] and shapes["softmax_linear/weight_loss/avg"] == []
+    (result,) = evaluate(synthetic_dir, train_dir, tmp_path / "eval")
+    assert result.step == 3
+    with pytest.raises(RunError, match=r"was trained with --model=cuda_convnet, not tutorial; choose that"):
+        train(synthetic_dir, train_dir, script=script, max_steps=4, **flags)
+    with pytest.raises(RunError, match="of another network: local3/biases/Exp"):
+        evaluate(synthetic_dir, train_dir, tmp_path / "eval", model="tutorial")
+    predictor = serving.Predictor(str(train_dir / "model.ckpt-3"), 10)
+    Image.fromarray(np.zeros([32, 32, 3], np.uint8)).save(tmp_path / "black.png")
+    ((_, probabilities),) = predictor.predict([str(tmp_path / "black.png")])
+    assert abs(probabilities.sum() - 1) < 1e-5
