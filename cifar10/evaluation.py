@@ -24,7 +24,7 @@ from cifar10 import (
 )
 from cifar10.errors import RunError
 
-BATCHES_AT_ONCE = 2  # so that a core that is done with one goes on with the next
+BATCHES_AT_ONCE = 2  # each of half as many pictures: a core that is done with one goes on with the next
 POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
 WAITING_LINE_SECS = 300.0  # between two lines that say what is waited for
 
@@ -63,7 +63,7 @@ class Evaluator:
         Args:
           examples: records.Examples.
           num_examples: number of pictures to evaluate, at most all; the first ones in file order.
-          batch_size: pictures a batch; the result does not depend on it.
+          batch_size: pictures, or views of them, computed at the same time; the result does not depend on it.
           num_classes: number of logits a picture.
           use_fp16: whether to compute in half precision: see model.inference.
           use_moving_averages: whether to restore the moving averages in place of the variables.
@@ -84,7 +84,7 @@ class Evaluator:
         self._class_names = class_names
         facts = {**dashboards.program_facts(runs.program()), "pictures": f"{num_examples:,} of {examples.count:,}"}
         self._opening = dashboards.opening(facts).SerializeToString()  # of the event file
-        batch_size = min(max(1, batch_size // num_views), num_examples)
+        batch_size = min(max(1, batch_size // (num_views * BATCHES_AT_ONCE)), num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
         microbatch_size = microbatches.size(None)
         config = devices.session_config(microbatches.count(num_views * batch_size, microbatch_size))

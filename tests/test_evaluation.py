@@ -82,7 +82,7 @@ def test_ten_views_are_the_mean_of_ten_single_ones(synthetic_dir, tmp_path):
     assert (result.correct, result.total) == (expected, 60)
     evaluator = evaluation.Evaluator(examples, 60, 20, class_names=datasets.SYNTHETIC.class_names, num_views=10)
     evaluator.evaluate(path)
-    found = evaluator._in_order([evaluator._session.run(evaluator._outcomes) for _ in range(30)])
+    found = evaluator._in_order([evaluator._session.run(evaluator._outcomes) for _ in range(60)])
     mean = np.mean(probabilities, axis=0)
     np.testing.assert_allclose(found["probability"], mean.max(axis=1), atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_ten_views_are_the_mean_of_ten_single_ones(synthetic_dir, tmp_path):
 def test_outcomes_are_in_file_order_whatever_the_order_of_the_batches(synthetic_dir, tmp_path):
     save_network(tmp_path, [5])
     examples = records.load(datasets.SYNTHETIC, synthetic_dir, "test")
-    evaluator = evaluation.Evaluator(examples, 90, 40)
+    evaluator = evaluation.Evaluator(examples, 90, 80)
     evaluator.evaluate(str(tmp_path / "model.ckpt-5"))
     batches = [evaluator._session.run(evaluator._outcomes) for _ in range(3)]
     for order in ((0, 1, 2), (2, 0, 1)):
