@@ -460,7 +460,7 @@ def test_imported_pictures_train_and_evaluate_with_their_number_of_classes(pictu
         return logits
 
     network = model.inference
-    monkeypatch.setattr(model, "inference", inference)
+    monkeypatch.setitem(model.NETWORKS, "tutorial", inference)
     for i, (name, colour) in enumerate({"blue": BLUE, "green": GREEN, "red": RED}.items()):
         for j in range(20):
             pixels = np.clip(np.array(colour) * 0.6 + noise(100 * i + j) * 0.4, 0, 255).astype(np.uint8)
