@@ -34,7 +34,8 @@ def weights(shape, stddev, weight_decay=None, seed=None):
     op_seed = None if seed is None else zlib.crc32(f"{name} {seed}".encode()) & 0x7FFFFFFF
     variable = _variable("weights", shape, tf.truncated_normal_initializer(stddev=stddev, seed=op_seed))
     if weight_decay is not None:
-        weight_loss = tf.multiply(tf.nn.l2_loss(variable), weight_decay, name="weight_loss")
+        with tf.device(variable.device):  # which may be another machine's
+            weight_loss = tf.multiply(tf.nn.l2_loss(variable), weight_decay, name="weight_loss")
         tf.add_to_collection("losses", weight_loss)
     return variable
 

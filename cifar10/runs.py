@@ -86,6 +86,8 @@ class Run:
         keep_checkpoints=5,
         save_summaries_steps=100,
         config=None,
+        master="",
+        before_step=None,
     ):
         """Trains the current graph up to global step max_steps, and saves.
 
@@ -102,6 +104,9 @@ class Run:
           keep_checkpoints: number of checkpoints kept; 0: all.
           save_summaries_steps: steps between two summaries; 0: none.
           config: tf.ConfigProto of the session.
+          master: the server that the session is with, or "" for none.
+          before_step: function (session, step, interrupted) that returns when the step can be run, or None; interrupted
+            is a function that returns whether the program is to end.
 
         Raises:
           RunError: the loss is not finite.
@@ -116,9 +121,15 @@ class Run:
             run_hooks.insert(1, hooks.SummaryHook(self, summaries.merged(), writer, save_summaries_steps))
         try:
             with tf.train.SingularMonitoredSession(
-                run_hooks, hooks.Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
+                run_hooks,
+                hooks.Scaffold(saver=saver),
+                master,
+                config,
+                checkpoint_filename_with_path=self.checkpoint,
             ) as session:
-                for _ in range(self.start_step, max_steps):
+                for step in range(self.start_step, max_steps):
+                    if before_step is not None:
+                        before_step(session.raw_session(), step, lambda: False)
                     _run_step(session, train_op, console)
         except BaseException as error:
             self.record("stop", step=save.step, reason=checkpoints.reason(error))

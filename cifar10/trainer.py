@@ -16,6 +16,8 @@ def train(
     num_towers=1,
     input_pipeline="dataset",
     min_fraction_of_examples_in_queue=cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
+    placement=None,
+    build_input=None,
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -31,6 +33,8 @@ def train(
       num_towers: number of towers.
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
       min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
+      placement: device function of the graph, or None.
+      build_input: function (examples, seed) -> (images, labels) that builds another input, or None.
       **run_options: see runs.Run.train.
 
     Raises:
@@ -41,9 +45,11 @@ def train(
     examples = records.load(data, data_dir, "train")
     run = runs.Run(train_dir, restart)
     global_batch_size = num_towers * batch_size
-    with tf.Graph().as_default():
+    with tf.Graph().as_default(), tf.device(placement):
         global_step = tf.train.get_or_create_global_step()
-        if input_pipeline == "queue":
+        if build_input is not None:
+            images, labels = build_input(examples, seed)
+        elif input_pipeline == "queue":
             images, labels = cifar10_input.queue_distorted_inputs(
                 records.paths(data, data_dir, "train"),
                 global_batch_size,
