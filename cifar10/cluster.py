@@ -1,7 +1,7 @@
 """Who takes part in a training on several machines, and the server through which this process does.
 
-The description comes from TF_CONFIG, as Kubernetes' TFJob and Vertex AI set it, or from lists of addresses. The chief is
-the first worker: TF_CONFIG's chief, or master, if it has one, and else worker 0.
+The description comes from TF_CONFIG, as Kubernetes' TFJob and Vertex AI set it, or from lists of addresses. The chief
+is the first worker: TF_CONFIG's chief, or master, if it has one, and else worker 0.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def find(tf_config, worker_hosts, ps_hosts, job_name, task_index, local_workers=
     given = [name for name, value in sources.items() if value]
     if not given:
         raise ClusterError(
-            "there is no cluster: set TF_CONFIG, or give --worker_hosts, --job_name and --task_index, or --local_workers"
+            "there is no cluster: set TF_CONFIG, give --local_workers, or --worker_hosts, --job_name and --task_index"
         )
     if len(given) > 1:
         raise ClusterError(f"{' and '.join(given)} describe a cluster each; leave one of them out")

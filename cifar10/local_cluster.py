@@ -1,4 +1,4 @@
-"""A whole cluster on this machine: each of its members a child process, on 127.0.0.1, out of reach of other machines."""
+"""A whole cluster on this machine: each of its members a process, on 127.0.0.1, out of reach of other machines."""
 
 import contextlib
 import json

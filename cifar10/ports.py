@@ -30,8 +30,8 @@ _GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914
 _UP = 1
 _LOOPBACK = "lo"
 
-# A program of the Berkeley packet filter: (operation, next if true, next if false, operand). The packet passes if its IP
-# version is 4 and the sender 127.x.x.x, or 6 and ::1. Senders are the kernel's word: such ones come from no cable.
+# A program of the Berkeley packet filter: (operation, next if true, next if false, operand). A packet passes if its IP
+# version is 4 and the sender 127.x.x.x, or 6 and ::1. The kernel takes no such packets from a cable.
 _PASS, _DROP = 14, 15
 _PROGRAM = (
     (_BYTE, 1, 1, _IP),
@@ -155,10 +155,9 @@ def _flags(interface):
 def _sockets(port):
     """Yields this process's sockets of a local port: the one that listens, and connections that it already has."""
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            with socket.socket(fileno=os.dup(int(name))) as each:
-                if each.family in (socket.AF_INET, socket.AF_INET6) and each.getsockname()[1] == port:
-                    yield each
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as each:
+            if each.family in (socket.AF_INET, socket.AF_INET6) and each.getsockname()[1] == port:
+                yield each
 
 
 def _attach_filter(each):

@@ -3,7 +3,6 @@
 import tensorflow.compat.v1 as tf
 
 from cifar10 import (
-    checkpoints,
     cluster,
     datasets,
     devices,
@@ -21,10 +20,9 @@ LOST = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.NotFoundError,
     tf.errors.UnavailableError,
 )
+THREADS_BESIDE_OTHERS = 3  # of a worker that shares its machine: two for micro-batches, one for other workers
 
 
 def train(
@@ -63,6 +61,11 @@ def train(
     network = {"use_fp16": use_fp16, "seed": seed, "lrn": lrn, "microbatch_size": microbatch_size}
     num_microbatches = here.workers_on_this_machine * microbatches.count(options["batch_size"], microbatch_size)
     config = devices.session_config(num_microbatches, log_placement=log_device_placement)
+    if here.workers_on_this_machine > 1:
+        # They share its cores: a thread that spins while it waits takes the others' time, and one that is busy with
+        # pictures must not keep another worker waiting for variables.
+        config.experimental.disable_thread_spinning = True
+        config.inter_op_parallelism_threads = THREADS_BESIDE_OTHERS
     server = cluster.serve(here, config, listen_on_network)
     waiting = cluster.Waiting(here, max_wait_secs)
     if here.job == "ps":
@@ -71,18 +74,23 @@ def train(
     if use_fp16:
         devices.warn_if_half_precision_is_slow()
     config = workers.session_config(here, config)
+    settings = workers.settings(here, options["batch_size"], sync, options["dataset"], seed, use_fp16)
     if here.is_chief:
-        _lead(here, server, waiting, config, network, sync, backup_workers, **options)
+        _lead(here, server, waiting, config, settings, network, sync, backup_workers, **options)
     else:
-        _work(here, server, waiting, config, network, sync, **options)
+        _work(here, server, waiting, config, settings, network, sync, **options)
 
 
-def _lead(here, server, waiting, config, network, sync, backup_workers, batch_size, max_steps, restart, **options):
+def _lead(
+    here, server, waiting, config, settings, network, sync, backup_workers, batch_size, max_steps, restart, **options
+):
     """Trains as the chief, from the newest checkpoint again whenever a parameter server is gone."""
     while True:
         waiting.until_answering(f"ps {i}" for i in range(len(here.ps)))
         worker = workers.Worker(here, batch_size, sync, options["save_summaries_steps"], **network)
-        chief = workers.Chief(here, worker, server, config, max_steps, waiting, sync, backup_workers)
+        chief = workers.Chief(
+            here, worker, workers.new_life(settings), server, config, max_steps, waiting, sync, backup_workers
+        )
         try:
             trainer.train(
                 chief.build_step,
@@ -98,8 +106,10 @@ def _lead(here, server, waiting, config, network, sync, backup_workers, batch_si
                 config=config,
                 **options,
             )
-        except LOST as error:
-            _say_lost(here, error)
+        except LOST:
+            if not here.ps:
+                raise  # there is nobody to lose
+            _say_lost(here)
             restart = False
             continue
         except UserError:
@@ -112,7 +122,7 @@ def _lead(here, server, waiting, config, network, sync, backup_workers, batch_si
         return
 
 
-def _work(here, server, waiting, config, network, sync, data_dir, dataset, batch_size, **_):
+def _work(here, server, waiting, config, settings, network, sync, data_dir, dataset, batch_size, **_):
     """Computes what the chief orders."""
     data = datasets.ALL[dataset]
     download.ensure(data, data_dir)
@@ -123,7 +133,7 @@ def _work(here, server, waiting, config, network, sync, data_dir, dataset, batch
         images, labels = worker.build_input(examples, network["seed"])
         learning_rate = training.learning_rate(global_step, batch_size, examples.count)  # of one who is asynchronous
         worker.build_step(images, labels, global_step, learning_rate, data.num_classes)
-    _follow(here, server, waiting, graph, config, worker.work)
+    _follow(here, server, waiting, graph, config, worker.work, settings)
 
 
 def _hold(here, server, waiting):
@@ -142,7 +152,7 @@ def _hold(here, server, waiting):
     _follow(here, server, waiting, graph, tf.ConfigProto(device_filters=[here.device]), work)
 
 
-def _follow(here, server, waiting, graph, config, work):
+def _follow(here, server, waiting, graph, config, work, settings=None):
     """Calls work(session, look) until it returns the chief's last order, and again whenever somebody is gone."""
     chief = here.worker_name(0)
     needed = [chief, *(f"ps {i}" for i in range(len(here.ps)))] if here.job == "worker" else [chief]
@@ -150,13 +160,18 @@ def _follow(here, server, waiting, graph, config, work):
     def missing():
         names = waiting.silent(None if here.job == "worker" else needed)
         # A parameter server gets no orders while all is well.
-        return waiting.describe(names) or (f"the next step from the {chief}" if here.job == "worker" else "")
+        return waiting.describe(names) or (f"the next step from {chief}" if here.job == "worker" else "")
 
     def look(orders):
-        if orders:
-            waiting.over()
-        else:
+        if not orders:
             waiting.look(missing)
+            return
+        waiting.over()
+        if here.job == "worker" and workers.settings_of(orders[-1][0]) != settings:
+            raise ClusterError(
+                f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --seed or "
+                "--use_fp16; start all with the same"
+            )
 
     while True:
         waiting.until_answering(needed)
@@ -164,11 +179,12 @@ def _follow(here, server, waiting, graph, config, work):
             with tf.Session(server.target, graph=graph, config=config) as session:
                 order = work(session, look)
             break
-        except LOST as error:
-            _say_lost(here, error)
+        except LOST:
+            _say_lost(here)
     if order == workers.FAILED:
         raise ClusterError(f"{here.name}: the chief has given up; its last line says why")
 
 
-def _say_lost(here, error):
-    print(f"{here.name}: lost the connection ({checkpoints.reason(error)})", flush=True)
+def _say_lost(here):
+    holders = ", ".join(f"ps {i}" for i in range(len(here.ps))) or "the chief"
+    print(f"{here.name}: lost the connection to {holders}; waiting for it to come back", flush=True)

@@ -16,6 +16,7 @@ import contextlib
 import secrets
 import threading
 import time
+import zlib
 
 import tensorflow.compat.v1 as tf
 
@@ -136,13 +137,29 @@ class Messages:
 
 
 def orders_to(cluster, job, task):
-    """Returns the Messages (life, step) from the chief to a worker or a parameter server.
-
-    A life is a number that the chief draws whenever it begins or resumes training, so that what is left of an earlier
-    one counts for nothing.
-    """
+    """Returns the Messages (life, step) from the chief to a worker or a parameter server; see new_life."""
     device = cluster.holders[task if job == "ps" else 0]
     return Messages(f"orders/{job}/{task}", 2, f"{device}/cpu:0")
+
+
+def settings(cluster, batch_size, sync, dataset, seed, use_fp16):
+    """Returns a number below 2^32 that is the same in processes that have these in common, as they must."""
+    together = (cluster.workers, cluster.ps, batch_size, sync, dataset, seed, use_fp16)
+    return zlib.crc32(repr(together).encode())
+
+
+def new_life(settings):
+    """Draws the number of a life of the chief, a stretch of training from its beginning or from a checkpoint.
+
+    It goes with every order and report, so that what is left of an earlier life counts for nothing, and tells the
+    workers the chief's settings.
+    """
+    return secrets.randbits(31) << 32 | settings
+
+
+def settings_of(life):
+    """Returns the settings of the chief."""
+    return life & 0xFFFFFFFF
 
 
 def _reports_to_chief(cluster):
@@ -295,11 +312,12 @@ class Chief:
     Its own worker is one like the others, in a thread of its own.
     """
 
-    def __init__(self, cluster, worker, server, config, max_steps, waiting, sync=True, backup_workers=0):
+    def __init__(self, cluster, worker, life, server, config, max_steps, waiting, sync=True, backup_workers=0):
         """
         Args:
           cluster: the Cluster.
           worker: its own Worker.
+          life: from new_life.
           server: tf.train.Server.
           config: tf.ConfigProto of its sessions.
           max_steps: the global step at which training ends.
@@ -315,7 +333,7 @@ class Chief:
         self._waiting = waiting
         self._sync = sync
         self._backup_workers = backup_workers
-        self._life = secrets.randbits(62)
+        self._life = life
         self._unreported = {}  # worker: the step that was ordered of it
         self._thread = None
         self._failure = None  # of the thread
@@ -341,10 +359,7 @@ class Chief:
             return tf.no_op(), *_loss_slot(cluster, losses["total_loss"]).read()
 
         slots = [_gradient_slots(cluster, i, losses["cross_entropy"]) for i in range(len(cluster.workers))]
-        if self._backup_workers:
-            values = self._weighted(slots, home)
-        else:
-            values = [slot.read() for slot in slots]
+        values = self._weighted(slots, home) if self._backup_workers else [slot.read() for slot in slots]
 
         def order_next():
             # At the end the last step once more, which is reported again and not computed.
@@ -427,17 +442,30 @@ class Chief:
         """Takes what has been reported; where nothing is, says who is missing, and sends their orders again."""
         reports = self._post.hear(session)
         for worker, step in reports:
-            if self._unreported.get(worker) == step:
-                del self._unreported[worker]
-                if not self._sync:
-                    self._updates += 1
+            if self._unreported.get(worker) != step:
+                continue
+            del self._unreported[worker]
+            if not self._sync:
+                self._updates += 1
+                # Whoever else was given this step, below, is free for another.
+                self._unreported = {other: given for other, given in self._unreported.items() if given != step}
         if reports:
             return
         if self._failure:
             raise self._failure
         for worker, step in self._unreported.items():
             self._post.order(session, worker, step)
+        if not self._sync:
+            self._hand_on(session)
         self._waiting.look(lambda: self._waiting.describe(map(self._cluster.worker_name, self._unreported)))
+
+    def _hand_on(self, session):
+        """At the end, orders of asynchronous workers who have nothing to do what others are late with, or dead."""
+        late = sorted(set(self._unreported.values()))
+        for worker in range(len(self._cluster.workers)):
+            if late and worker not in self._unreported:
+                self._unreported[worker] = late.pop(0)
+                self._post.order(session, worker, self._unreported[worker])
 
     def _work(self):
         try:

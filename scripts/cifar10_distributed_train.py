@@ -3,8 +3,8 @@
 
 Start it on each of them, with TF_CONFIG as Kubernetes' TFJob and Vertex AI set it, or with --worker_hosts, --ps_hosts,
 --job_name and --task_index; or start a whole cluster on this machine with --local_workers. Every worker computes
---batch_size pictures a step: two workers with --batch_size=64 do what cifar10_train.py does with 128. The chief, which is
-the first worker, prints, and saves to --train_dir. An evaluator does what cifar10_eval.py does.
+--batch_size pictures a step: two workers with --batch_size=64 do what cifar10_train.py does with 128. The chief, which
+is the first worker, prints, and saves to --train_dir. An evaluator does what cifar10_eval.py does.
 """
 
 import os
@@ -57,8 +57,8 @@ def define_flags():
     absl_flags.DEFINE_boolean(
         "sync",
         True,
-        "Update the variables once for all workers together. --nosync: each worker on its own, as soon as it can; a step "
-        "then is one worker's.",
+        "Update the variables once for all workers together. --nosync: each worker on its own, as soon as it can; a "
+        "step then is one worker's.",
     )
     absl_flags.DEFINE_integer(
         "backup_workers", 0, "How many workers, the slowest, a step does not wait for.", lower_bound=0
@@ -69,9 +69,9 @@ def define_flags():
     absl_flags.DEFINE_boolean(
         "listen_on_network",
         False,
-        "Open this process's port to other machines. TensorFlow's server there asks for no password and encrypts "
-        "nothing: whoever reaches the port can run any program as you and read and write your files. Only for a network "
-        "that nobody else can reach.",
+        "Open this process's port to other machines. TensorFlow's server asks for no password there and encrypts "
+        "nothing: whoever reaches the port can in effect run programs as you, and read and write your files. Only for "
+        "a network that nobody else can reach.",
     )
     absl_flags.DEFINE_integer(
         "local_workers",
