@@ -17,6 +17,8 @@ setup(
         "scripts/cifar10_train.py",
         "scripts/cifar10_eval.py",
         "scripts/cifar10_multi_gpu_train.py",
+        "scripts/cifar10_distributed_train.py",
+        "scripts/cifar10_compare.py",
         "scripts/cifar10_benchmark.py",
         "scripts/benchmark_peers.py",  # which it imports
     ],

@@ -63,11 +63,15 @@ class Cluster:
         return sum(address.rpartition(":")[0] == host for address in self.workers)
 
     @property
-    def members(self):
-        """{name, as TF_CONFIG or the flags have it: address} of all others."""
+    def names(self):
+        """{name, as TF_CONFIG or the flags have it: address} of all workers and parameter servers."""
         names = {self.worker_name(i): address for i, address in enumerate(self.workers)}
-        names |= {f"ps {i}": address for i, address in enumerate(self.ps)}
-        return {name: address for name, address in names.items() if name != self.name}
+        return names | {f"ps {i}": address for i, address in enumerate(self.ps)}
+
+    @property
+    def members(self):
+        """The same without this process."""
+        return {name: address for name, address in self.names.items() if name != self.name}
 
     @property
     def name(self):
@@ -177,11 +181,8 @@ def _checked(cluster, source):
             raise ClusterError(f"{source}: {address} is there {addresses.count(address)} times")
     if cluster.job not in ("worker", "ps", "evaluator"):
         raise ClusterError(f"{source}: this task is of the job {cluster.job!r}; known are {', '.join(JOBS)}")
-    of_job = {"worker": cluster.workers, "ps": cluster.ps}.get(cluster.job)
-    if of_job is not None and cluster.task >= len(of_job):
-        raise ClusterError(
-            f"{source}: this task is {cluster.name}, and there are only {len(of_job)} {cluster.job} addresses"
-        )
+    if cluster.job != "evaluator" and cluster.name not in cluster.names:
+        raise ClusterError(f"{source}: this task is {cluster.name}, and there are only {', '.join(cluster.names)}")
     return cluster
 
 

@@ -26,7 +26,7 @@ PRIVATE = ["unshare", "--user", "--map-root-user", "--net", "--"]  # what starts
 _ATTACH_FILTER = 26
 _BYTE, _WORD, _SHIFT_RIGHT, _IF_EQUAL, _RETURN = 0x30, 0x20, 0x74, 0x15, 0x06
 _IP = 0xFFF00000  # offset of the packet's IP header
-_GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914
+_GET_INTERFACE, _SET_INTERFACE = 0x8913, 0x8914
 _UP = 1
 _LOOPBACK = "lo"
 
@@ -143,13 +143,13 @@ def raise_loopback():
     flags = _flags(_LOOPBACK)
     if not flags & _UP:
         with socket.socket(type=socket.SOCK_DGRAM) as any_socket:
-            fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", _LOOPBACK.encode(), flags | _UP))
+            fcntl.ioctl(any_socket, _SET_INTERFACE, struct.pack("16sh14x", _LOOPBACK.encode(), flags | _UP))
 
 
 def _flags(interface):
     with socket.socket(type=socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh14x", interface.encode(), 0)
-        return struct.unpack("16sh14x", fcntl.ioctl(any_socket, _GET_FLAGS, request))[1]
+        return struct.unpack("16sh14x", fcntl.ioctl(any_socket, _GET_INTERFACE, request))[1]
 
 
 def _sockets(port):

@@ -255,12 +255,14 @@ class Worker:
 
         Args:
           session: tf.Session.
-          look: function that is called again and again with the orders that have come, maybe none.
+          look: function that is called again and again with the orders that have come, maybe none, and returns whether
+            to stop.
         """
         last = shown = None
         while True:
             orders = self._orders.receive(session)
-            look(orders)
+            if look(orders):
+                return None
             # For a synchronous worker the newest counts: the others went on without it.
             for order in orders[-1:] if self._sync else orders:
                 life, step = order
@@ -470,13 +472,9 @@ class Chief:
     def _work(self):
         try:
             with tf.Session(self._server.target, graph=self._graph, config=self._config) as session:
-                self._worker.work(session, self._look)
+                self._worker.work(session, lambda orders: self._leaving)
         except Exception as error:
             self._failure = error
-
-    def _look(self, orders):
-        if self._leaving:
-            raise SystemExit  # which ends a thread only
 
     def close(self):
         """Ends its own worker."""
