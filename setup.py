@@ -20,6 +20,8 @@ setup(
         "scripts/cifar10_import_images.py",
         "scripts/cifar10_predict.py",
         "scripts/cifar10_export.py",
+        "scripts/cifar10_distributed_train.py",
+        "scripts/cifar10_compare.py",
         "scripts/cifar10_benchmark.py",
         "scripts/cifar10_profile.py",
         "scripts/benchmark_contenders.py",  # which these import

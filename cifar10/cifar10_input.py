@@ -47,13 +47,33 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
       labels: int32 [batch_size].
     """
 
-    shuffled = functools.partial(_shuffled, num_examples=examples.count, seed=seed)
-
     def batch(step):
-        images, labels = _gather(examples, shuffled, _numbers(step, batch_size), batch_size)
-        return distort(images, _draw(seed, step, batch_size, image_size, flip), image_size), labels
+        return _slice(examples, step, batch_size, 0, batch_size, seed, image_size, flip)
 
     return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch, timed=True)
+
+
+def distorted_slice(examples, step, batch_size, start, size, seed=0, image_size=IMAGE_SIZE, flip=True):
+    """Builds a part of the batch that distorted_inputs gives at a step: the training input of one of several workers.
+
+    Args:
+      examples: records.Examples.
+      step: int64 scalar tensor.
+      batch_size: pictures a batch, of all workers together.
+      start: position in the batch of the first picture.
+      size: number of pictures.
+      seed: int.
+      image_size: height and width of the random crop, in pixels.
+      flip: whether to flip half of the pictures left to right.
+
+    Returns:
+      images: float32 [size, image_size, image_size, 3], standardized.
+      labels: int32 [size].
+    """
+    with tf.name_scope("input"), tf.device("/cpu:0"):
+        images, labels = _slice(examples, step, batch_size, start, size, seed, image_size, flip)
+        summaries.image("images", images)
+    return images, labels
 
 
 def inputs(examples, batch_size, image_size=IMAGE_SIZE):
@@ -166,6 +186,15 @@ def distort(images, draws, image_size=IMAGE_SIZE):
     images = images * contrast + (mean * (1.0 - contrast) + brightness)
     images = tf.reshape(images, [-1, image_size, image_size, datasets.DEPTH])
     return tf.image.per_image_standardization(images)
+
+
+def _slice(examples, step, batch_size, start, size, seed, image_size, flip):
+    """Returns the distorted pictures and the labels of a part of a training batch: see distorted_slice."""
+    numbers = _numbers(step, batch_size)[start : start + size]
+    shuffled = functools.partial(_shuffled, num_examples=examples.count, seed=seed)
+    images, labels = _gather(examples, shuffled, numbers, size)
+    draws = [drawn[start : start + size] for drawn in _draw(seed, step, batch_size, image_size, flip)]
+    return distort(images, draws, image_size), labels
 
 
 def _draw(seed, step, batch_size, image_size, flip=True):

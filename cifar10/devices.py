@@ -15,9 +15,23 @@ def has_gpu():
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def num_gpus():
+    """Returns the number of GPUs that TensorFlow sees."""
+    return len(tf.config.list_physical_devices("GPU"))
+
+
 def of_towers(num_towers):
-    """Returns the device of each tower; on a machine without GPUs these are CPU devices, which share its cores."""
-    return [f"/{'gpu' if has_gpu() else 'cpu'}:{i}" for i in range(num_towers)]
+    """Returns the device of each tower, and says on stderr where several have to share one.
+
+    On a machine without GPUs the towers are on CPU devices, which share its cores; where there are fewer GPUs than
+    towers, the towers take turns.
+    """
+    count = num_gpus()
+    if count >= num_towers:
+        return [f"/gpu:{i}" for i in range(num_towers)]
+    where = f"on {count} of them in turn" if count else "on CPU devices"
+    print(f"--num_gpus={num_towers}: there are {count} GPUs; the towers are {where}", file=sys.stderr, flush=True)
+    return [f"/gpu:{i % count}" if count else f"/cpu:{i}" for i in range(num_towers)]
 
 
 def session_config(num_microbatches=1, num_towers=1, log_placement=False):

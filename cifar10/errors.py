@@ -11,3 +11,7 @@ class DataError(UserError, ValueError):
 
 class RunError(UserError):
     """A run or checkpoint that cannot go on."""
+
+
+class ClusterError(UserError):
+    """A cluster that is described wrongly, may not be, or of which a part is missing."""

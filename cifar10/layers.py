@@ -36,7 +36,8 @@ def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
     initializer = tf.truncated_normal_initializer if truncated else tf.random_normal_initializer
     variable = _variable("weights", shape, initializer(stddev=stddev, seed=op_seed))
     if weight_decay is not None:
-        weight_loss = tf.multiply(tf.nn.l2_loss(variable), weight_decay, name="weight_loss")
+        with tf.device(variable.device):  # which may be another machine's
+            weight_loss = tf.multiply(tf.nn.l2_loss(variable), weight_decay, name="weight_loss")
         tf.add_to_collection("losses", weight_loss)
     return variable
 

@@ -143,6 +143,8 @@ class Run:
         profile_steps=(),
         opening=None,
         config=None,
+        master="",
+        before_step=None,
     ):
         """Trains the current graph up to global step max_steps, and saves; a signal stops it at the end of a step.
 
@@ -161,6 +163,9 @@ class Run:
           profile_steps: the steps to trace: see profiling.ProfileHook.
           opening: None, or the tf.Summary to begin with: see dashboards.opening.
           config: tf.ConfigProto of the session.
+          master: the server that the session is with, or "" for none.
+          before_step: function (session, step, interrupted) that returns when the step can be run, or None; interrupted
+            is a function that returns whether the program is to end.
 
         Raises:
           RunError: the loss or a variable is not finite, the checkpoint is of another network, or the run cannot be
@@ -185,12 +190,19 @@ class Run:
             if profile_steps:
                 run_hooks.append(profiling.ProfileHook(self, event_file, profile_steps))
             with tf.train.SingularMonitoredSession(
-                run_hooks, hooks.Scaffold(saver=saver), config=config, checkpoint_filename_with_path=self.checkpoint
+                run_hooks,
+                hooks.Scaffold(saver=saver),
+                master,
+                config,
+                checkpoint_filename_with_path=self.checkpoint,
             ) as session:
-                if max_steps > self.step:
-                    self._run_first_step(session, train_op, request)
+                run_step = self._run_first_step
                 while self.step < max_steps and not request.signum:
-                    self._run_step(session, train_op)
+                    if before_step is not None:
+                        before_step(session.raw_session(), self.step, lambda: bool(request.signum))
+                    if not request.signum:
+                        run_step(session, train_op, request)
+                    run_step = self._run_step
             if request.signum:
                 raise self._interrupted(request)
         self._record_stop(FINISHED)
@@ -206,7 +218,7 @@ class Run:
 
         def run_in_thread():
             with session.graph.as_default():  # each thread has a default graph of its own
-                self._run_step(session, train_op)
+                self._run_step(session, train_op, request)
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             future = pool.submit(run_in_thread)
@@ -216,7 +228,7 @@ class Run:
                     raise self._interrupted(request)
             future.result()
 
-    def _run_step(self, session, train_op):
+    def _run_step(self, session, train_op, request):
         try:
             session.run(train_op)
         except tf.errors.InvalidArgumentError as error:

@@ -21,6 +21,8 @@ def train(
     data_sha256=None,
     profile_steps=None,
     model="tutorial",
+    placement=None,
+    build_input=None,
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -40,6 +42,8 @@ def train(
       data_url, data_sha256: see download.ensure.
       model: name of the network, for the record.
       profile_steps: None, or which steps to trace, as 'a,b': see profiling.parse.
+      placement: device function of the graph, or None.
+      build_input: function (examples, seed, flip) -> (images, labels) that builds another input, or None.
       **run_options: see runs.Run.train.
 
     Raises:
@@ -65,9 +69,11 @@ def train(
         "seed": seed,
         "devices": devices.describe(),
     }
-    with runs.Run(train_dir, restart, **description) as run, tf.Graph().as_default():
+    with runs.Run(train_dir, restart, **description) as run, tf.Graph().as_default(), tf.device(placement):
         global_step = tf.train.get_or_create_global_step()
-        if input_pipeline == "queue":
+        if build_input is not None:
+            images, labels = build_input(examples, seed, data.flip)
+        elif input_pipeline == "queue":
             images, labels = cifar10_input.queue_distorted_inputs(
                 records.paths(data, data_dir, "train"),
                 global_batch_size,

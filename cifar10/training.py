@@ -87,7 +87,13 @@ def train(total_loss, global_step, learning_rate, moving_average_decay=MOVING_AV
 
 
 def apply_gradients(
-    gradients, variables, losses, global_step, learning_rate, moving_average_decay=MOVING_AVERAGE_DECAY
+    gradients,
+    variables,
+    losses,
+    global_step,
+    learning_rate,
+    moving_average_decay=MOVING_AVERAGE_DECAY,
+    once_updated=None,
 ):
     """Builds the update of a step: variables, then their moving averages; averages of the losses; summaries.
 
@@ -103,6 +109,7 @@ def apply_gradients(
       global_step: integer variable, incremented by the update.
       learning_rate: float32 scalar.
       moving_average_decay: see above.
+      once_updated: None, or a function that builds ops to run as soon as the variables are updated.
 
     Returns:
       The op that runs the step.
@@ -110,7 +117,7 @@ def apply_gradients(
     with tf.name_scope(_SCOPE):
         summaries.scalar("learning_rate", learning_rate)
         # What summaries show are the values that the step's loss was computed with, hence read before the update.
-        values = [variable.read_value() for variable in variables]
+        values = [_read(variable) for variable in variables]
         for variable, value, gradient in zip(variables, values, gradients, strict=True):
             summaries.histogram(variable.op.name, value)
             if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of pictures: can be seen as pictures
@@ -124,16 +131,22 @@ def apply_gradients(
         with tf.control_dependencies([update]):
             n = tf.cast(global_step.read_value(), tf.float32)
             decay = tf.minimum(moving_average_decay, (1.0 + n) / (10.0 + n))
-            return tf.group([_average_variable(variable, decay) for variable in variables], name="train_op")
+            averages = [_average_variable(variable, decay) for variable in variables]
+            return tf.group(averages + (once_updated() if once_updated else []), name="train_op")
+
+
+def _read(variable):
+    with tf.device(variable.device):  # a copy elsewhere would be sent there at every step
+        return variable.read_value()
 
 
 def _average_variable(variable, decay):
     """Updates `<variable>/ExponentialMovingAverage`, as tf.train.ExponentialMovingAverage would.
 
     That class makes the average's initial value a tf.cond a variable, which clutters the graph page and takes time at
-    the start; here it is the tensor of the variable's own initial value.
+    the start; here it is the tensor of the variable's own initial value. It is on the variable's device.
     """
-    with tf.device("/cpu:0"):
+    with tf.device(variable.device):
         average = tf.get_variable(
             f"{variable.op.name}/ExponentialMovingAverage",
             initializer=variable.initial_value,

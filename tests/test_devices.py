@@ -24,12 +24,25 @@ def test_bfloat16_units_are_told_from_the_cpus_flags(tmp_path, monkeypatch, caps
     assert ("no bfloat16 units" in capsys.readouterr().err) == (expected is False)
 
 
-def test_towers_are_on_cpu_devices_where_there_is_no_gpu(monkeypatch):
+@pytest.mark.parametrize(
+    ("num_gpus", "expected", "said"),
+    [
+        (0, ["/cpu:0", "/cpu:1", "/cpu:2"], "there are 0 GPUs; the towers are on CPU devices"),
+        (2, ["/gpu:0", "/gpu:1", "/gpu:0"], "there are 2 GPUs; the towers are on 2 of them in turn"),
+        (3, ["/gpu:0", "/gpu:1", "/gpu:2"], None),
+        (4, ["/gpu:0", "/gpu:1", "/gpu:2"], None),
+    ],
+)
+def test_fewer_gpus_than_asked_for_are_said_once(monkeypatch, capsys, num_gpus, expected, said):
+    monkeypatch.setattr(devices, "num_gpus", lambda: num_gpus)
+    assert devices.of_towers(3) == expected
+    assert capsys.readouterr().err == (f"--num_gpus=3: {said}\n" if said else "")
+
+
+def test_cpu_devices_of_towers_exist_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(devices, "has_gpu", lambda: False)
-    assert devices.of_towers(3) == ["/cpu:0", "/cpu:1", "/cpu:2"]
     assert devices.session_config(num_towers=3).device_count["CPU"] == 3
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
-    assert devices.of_towers(3) == ["/gpu:0", "/gpu:1", "/gpu:2"]
     assert devices.session_config(num_towers=3).allow_soft_placement
 
 

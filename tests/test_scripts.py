@@ -13,7 +13,9 @@ from conftest import run_script
     ("script", "flags"),
     [
         ("cifar10_train", "train_dir max_steps log_frequency seed restart save_checkpoint_secs keep_checkpoints"),
-        ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus log_device_placement input_pipeline profile_steps"),
+        ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus variables_on log_device_placement profile_steps"),
+        ("cifar10_distributed_train", "worker_hosts ps_hosts job_name task_index sync backup_workers local_workers"),
+        ("cifar10_compare", "setups steps repetitions evaluate_too"),
         ("cifar10_eval", "eval_dir eval_data checkpoint_dir eval_interval_secs num_examples run_once"),
         ("cifar10_predict", "top_k json checkpoint checkpoint_dir use_moving_averages crop"),
         ("cifar10_export", "export_dir tflite checkpoint checkpoint_dir use_moving_averages crop"),
@@ -126,3 +128,36 @@ def test_the_queue_pipeline_trains_and_says_that_it_fills(synthetic_dir, tmp_pat
     first, *lines = process.stdout.splitlines()
     assert first == "Filling queue with 500 CIFAR images before starting to train. This will take a few minutes."
     assert [re.match(published.CONSOLE_LINE, line)[1] for line in lines] == ["0", "10"]
+
+
+def test_devices_are_compared_in_one_table(synthetic_dir):
+    """One process and two towers have the same weights to the last bit, and precisions."""
+    process = run_script(
+        "cifar10_compare",
+        "--dataset=synthetic",
+        f"--data_dir={synthetic_dir}",
+        "--batch_size=64",
+        "--setups=one,2towers",
+        "--steps=13",
+        "--evaluate_too",
+        check=0,
+    )
+    one, towers = process.stdout.splitlines()[-2:]
+    pattern = r"^(.{24}) *(\S+) +(\S+) +([\d,]+) \(.*\) +(\d\.\d\d) +(\S+) +(0\.\d{3})$"
+    one, towers = re.match(pattern, one), re.match(pattern, towers)
+    assert one[1].strip() == "1 x 64" and towers[1].strip() == "2 towers x 32"
+    assert float(one[5]) == 1.0 and float(towers[3]) == 0.0 and float(towers[2]) < 1e-6
+    assert one[7] == towers[7]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--setups=one,many", "write them as one, 2towers, 2workers or 2workers+1ps"),
+        ("--setups=3towers", "--batch_size=128: cannot be divided among the 3 devices of 3towers"),
+    ],
+)
+def test_a_wrong_setup_is_refused(argument, message, synthetic_dir):
+    process = run_script("cifar10_compare", "--dataset=synthetic", f"--data_dir={synthetic_dir}", argument, check=1)
+    assert message in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr

@@ -14,7 +14,7 @@ STEPS = 50
 class Trainer:
     """A session that trains with a global batch of 128 in one tower or several."""
 
-    def __init__(self, examples, num_towers):
+    def __init__(self, examples, num_towers, **towers_options):
         with tf.Graph().as_default() as self.graph:
             global_step = tf.train.get_or_create_global_step()
             images, labels = cifar10_input.distorted_inputs(examples, 128)
@@ -25,7 +25,9 @@ class Trainer:
                 self.train_op = training.train(self.loss, global_step, rate)
             else:
                 tower_devices = devices.of_towers(num_towers)
-                self.train_op, self.loss = towers.train(images, labels, tower_devices, global_step, rate, **options)
+                self.train_op, self.loss = towers.train(
+                    images, labels, tower_devices, global_step, rate, **options, **towers_options
+                )
             self.variables = {variable.op.name: variable for variable in tf.global_variables()}
             self.session = tf.Session(config=devices.session_config(4, num_towers))
             self.session.run(tf.global_variables_initializer())
@@ -61,8 +63,10 @@ def test_towers_train_as_one_does_to_the_last_bit(examples, num_towers):
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_each_tower_computes_on_its_own_device_and_variables_are_on_the_first_cpu(examples):
-    trainer, metadata = Trainer(examples, 2), tf.RunMetadata()
+@pytest.mark.parametrize("place", ["CPU:0", "CPU:1"])
+def test_towers_compute_on_their_own_devices_and_variables_and_updates_are_where_they_should(examples, place):
+    """In the graphs that TensorFlow has run; the second CPU stands for a GPU that holds the variables."""
+    trainer, metadata = Trainer(examples, 2, variables_device=f"/{place.lower()}"), tf.RunMetadata()
     trainer.step(options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
     nodes = [node for graph in metadata.partition_graphs for node in graph.node]
     products = {node.name: node.device[-5:] for node in nodes if re.match(r"tower_\d/local3/Relu", node.name)}
@@ -72,6 +76,14 @@ def test_each_tower_computes_on_its_own_device_and_variables_are_on_the_first_cp
         "tower_1/local3/Relu": "CPU:1",
         "tower_1/local3/Relu_1": "CPU:1",
     }
-    variables = [node for node in nodes if node.op == "VarHandleOp"]
+    variables = {node.name: node.device[-5:] for node in nodes if node.op == "VarHandleOp"}
     assert len(variables) == 25
-    assert {node.device[-5:] for node in variables} == {"CPU:0"}
+    learned = {name for name in variables if re.search("weights|biases", name)}
+    assert len(learned) == 20 and {variables[name] for name in learned} == {place}
+    updates = [node for node in nodes if node.op == "ResourceApplyGradientDescent"]
+    assert len(updates) == 20 and {node.device[-5:] for node in updates} == {place}
+
+
+def test_towers_with_variables_elsewhere_train_as_one_does(examples):
+    one, several = Trainer(examples, 1), Trainer(examples, 2, variables_device="/cpu:1")
+    np.testing.assert_allclose([one.step() for _ in range(3)], [several.step() for _ in range(3)], rtol=1e-6)

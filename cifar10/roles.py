@@ -1,0 +1,201 @@
+"""What each process of a training on several machines does: the chief, a worker, a parameter server."""
+
+import tensorflow.compat.v1 as tf
+
+from cifar10 import (
+    cluster,
+    datasets,
+    devices,
+    download,
+    microbatches,
+    records,
+    trainer,
+    training,
+    workers,
+)
+from cifar10.errors import ClusterError, UserError
+from cifar10.model import NETWORKS
+
+# What TensorFlow raises where another process has ended, or has been started again and knows nothing of before.
+LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnavailableError,
+)
+THREADS_BESIDE_OTHERS = 3  # of a worker that shares its machine: two for micro-batches, one for other workers
+
+
+def train(
+    here,
+    listen_on_network,
+    max_wait_secs,
+    log_device_placement,
+    use_fp16,
+    seed,
+    model,
+    lrn,
+    microbatch_size,
+    sync,
+    backup_workers,
+    **options,
+):
+    """Takes this process's part in the training, until that has ended; the arguments are the script's flags.
+
+    Args:
+      here: the cluster.Cluster.
+      listen_on_network: see cluster.serve.
+      max_wait_secs: see cluster.Waiting.
+      log_device_placement: see devices.session_config.
+      use_fp16, seed, lrn, microbatch_size: see model.inference.
+      model: name of the network, of model.NETWORKS.
+      sync, backup_workers: see workers.Chief.
+      **options: see trainer.train.
+
+    Raises:
+      UserError: what the user has to mend.
+    """
+    if backup_workers >= len(here.workers) or (backup_workers and not sync):
+        raise ClusterError(
+            f"--backup_workers={backup_workers}: of {len(here.workers)} workers, who must be synchronous, one at least "
+            "must be waited for"
+        )
+    microbatch_size = microbatches.size(microbatch_size)
+    network = {
+        "build": NETWORKS[model],
+        "use_fp16": use_fp16,
+        "seed": seed,
+        "lrn": lrn,
+        "microbatch_size": microbatch_size,
+    }
+    num_microbatches = here.workers_on_this_machine * microbatches.count(options["batch_size"], microbatch_size)
+    config = devices.session_config(num_microbatches, log_placement=log_device_placement)
+    if here.workers_on_this_machine > 1:
+        # They share its cores: a thread that spins while it waits takes the others' time, and one that is busy with
+        # pictures must not keep another worker waiting for variables.
+        config.experimental.disable_thread_spinning = True
+        config.inter_op_parallelism_threads = THREADS_BESIDE_OTHERS
+    server = cluster.serve(here, config, listen_on_network)
+    waiting = cluster.Waiting(here, max_wait_secs)
+    if here.job == "ps":
+        _hold(here, server, waiting)
+        return
+    if use_fp16:
+        devices.warn_if_half_precision_is_slow()
+    config = workers.session_config(here, config)
+    settings = workers.settings(here, options["batch_size"], sync, options["dataset"], seed, use_fp16)
+    if here.is_chief:
+        _lead(here, server, waiting, config, settings, network, sync, backup_workers, model=model, **options)
+    else:
+        _work(here, server, waiting, config, settings, network, sync, **options)
+
+
+def _lead(
+    here, server, waiting, config, settings, network, sync, backup_workers, batch_size, max_steps, restart, **options
+):
+    """Trains as the chief, from the newest checkpoint again whenever a parameter server is gone."""
+    while True:
+        waiting.until_answering(f"ps {i}" for i in range(len(here.ps)))
+        worker = workers.Worker(here, batch_size, sync, options["save_summaries_steps"], **network)
+        chief = workers.Chief(
+            here, worker, workers.new_life(settings), server, config, max_steps, waiting, sync, backup_workers
+        )
+        try:
+            trainer.train(
+                chief.build_step,
+                batch_size=batch_size,
+                restart=restart,
+                seed=network["seed"],
+                num_towers=len(here.workers) if sync else 1,
+                placement=workers.placement(here),
+                build_input=chief.build_input,
+                max_steps=max_steps,
+                master=server.target,
+                before_step=chief.before_step,
+                config=config,
+                **options,
+            )
+        except LOST:
+            if not here.ps:
+                raise  # there is nobody to lose
+            _say_lost(here)
+            restart = False
+            continue
+        except UserError:
+            chief.close()
+            chief.dismiss(workers.FAILED)
+            raise
+        finally:
+            chief.close()
+        chief.dismiss(workers.END)
+        return
+
+
+def _work(
+    here, server, waiting, config, settings, network, sync, data_dir, dataset, data_url, data_sha256, batch_size, **_
+):
+    """Computes what the chief orders."""
+    data = datasets.named(dataset, data_dir)
+    download.ensure(data, data_dir, data_url, data_sha256)
+    examples = records.load(data, data_dir, "train")
+    worker = workers.Worker(here, batch_size, sync, **network)
+    with tf.Graph().as_default() as graph, tf.device(workers.placement(here)):
+        global_step = tf.train.get_or_create_global_step()
+        images, labels = worker.build_input(examples, network["seed"], data.flip)
+        learning_rate = training.learning_rate(global_step, batch_size, examples.count)  # of one who is asynchronous
+        worker.build_step(images, labels, global_step, learning_rate, data.num_classes)
+    _follow(here, server, waiting, graph, config, worker.work, settings)
+
+
+def _hold(here, server, waiting):
+    """Holds variables, which TensorFlow's server does by itself, until the chief says that training has ended."""
+    with tf.Graph().as_default() as graph:
+        messages = workers.orders_to(here, "ps", here.task)
+
+    def work(session, look):
+        while True:
+            orders = messages.receive(session)
+            look(orders)
+            for _, step in orders:
+                if step < 0:
+                    return step
+
+    _follow(here, server, waiting, graph, tf.ConfigProto(device_filters=[here.device]), work)
+
+
+def _follow(here, server, waiting, graph, config, work, settings=None):
+    """Calls work(session, look) until it returns the chief's last order, and again whenever somebody is gone."""
+    chief = here.worker_name(0)
+    needed = [chief, *(f"ps {i}" for i in range(len(here.ps)))] if here.job == "worker" else [chief]
+
+    def missing():
+        names = waiting.silent(None if here.job == "worker" else needed)
+        # A parameter server gets no orders while all is well.
+        return waiting.describe(names) or (f"the next step from {chief}" if here.job == "worker" else "")
+
+    def look(orders):
+        if not orders:
+            waiting.look(missing)
+            return
+        waiting.over()
+        if here.job == "worker" and workers.settings_of(orders[-1][0]) != settings:
+            raise ClusterError(
+                f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --seed or "
+                "--use_fp16; start all with the same"
+            )
+
+    while True:
+        waiting.until_answering(needed)
+        try:
+            with tf.Session(server.target, graph=graph, config=config) as session:
+                order = work(session, look)
+            break
+        except LOST:
+            _say_lost(here)
+    if order == workers.FAILED:
+        raise ClusterError(f"{here.name}: the chief has given up; its last line says why")
+
+
+def _say_lost(here):
+    holders = ", ".join(f"ps {i}" for i in range(len(here.ps))) or "the chief"
+    print(f"{here.name}: lost the connection to {holders}; waiting for it to come back", flush=True)
