@@ -23,7 +23,8 @@ def run(*, local_workers, local_ps, end_with_stdin, worker_hosts, ps_hosts, job_
     tf_config = os.environ.get("TF_CONFIG")
     here = cluster.find(tf_config, worker_hosts, ps_hosts, job_name, task_index, local_workers)
     if here is None:
-        download.ensure(datasets.ALL[options["dataset"]], options["data_dir"])
+        data = datasets.named(options["dataset"], options["data_dir"])
+        download.ensure(data, options["data_dir"], options["data_url"], options["data_sha256"])
         values = [f"--{name}={value}" for name, value in options.items() if value is not None]
         local_cluster.train([sys.executable, sys.argv[0], *values, "--end_with_stdin"], local_workers, local_ps)
     elif here.job == "evaluator":
@@ -32,13 +33,30 @@ def run(*, local_workers, local_ps, end_with_stdin, worker_hosts, ps_hosts, job_
         roles.train(here, **{name: value for name, value in options.items() if not name.startswith("eval_")})
 
 
-def evaluate(*, data_dir, dataset, batch_size, use_fp16, train_dir, eval_dir, eval_interval_secs, **_):
+def evaluate(
+    *,
+    data_dir,
+    dataset,
+    data_url,
+    data_sha256,
+    model,
+    batch_size,
+    use_fp16,
+    train_dir,
+    eval_dir,
+    eval_interval_secs,
+    **_,
+):
     """Evaluates each checkpoint in train_dir, as cifar10_eval.py does."""
     cifar10_eval.run(
         data_dir=data_dir,
         dataset=dataset,
+        data_url=data_url,
+        data_sha256=data_sha256,
         eval_data="test",
         num_examples=None,
+        views="1",
+        model=model,
         batch_size=batch_size,
         use_moving_averages=True,
         use_fp16=use_fp16,
