@@ -71,7 +71,7 @@ def train(setup, train_dir, steps, batch_size, common):
             if match := re.search(r": step (\d+), loss", line):
                 at[int(match[1])] = time.perf_counter(), loopback_bytes()
     if process.wait() or steps - 1 not in at:
-        raise RunError(f"{name} failed; what it says is above")
+        raise RunError(f"{name} ended at step {max(at, default=0)} with exit code {process.returncode}; see above")
     (first_time, first_bytes), (last_time, last_bytes) = at[SKIPPED_STEPS], at[steps - 1]
     timed = steps - 1 - SKIPPED_STEPS
     metrics = pathlib.Path(train_dir, runs.METRICS).read_text().splitlines()
