@@ -287,7 +287,7 @@ def recorders(noise):
     for graph, each, part in zip(graphs, here, (chief, other), strict=True):
         with graph.as_default(), tf.device(workers.placement(each)):
             global_step = tf.train.get_or_create_global_step()
-            built.append(part.build_step(*part.build_input(noise, 0), global_step, tf.constant(0.1), 10))
+            built.append(part.build_step(*part.build_input(noise, 0, True), global_step, tf.constant(0.1), 10))
     with graphs[0].as_default():
         initialize = tf.global_variables_initializer()
     with (
