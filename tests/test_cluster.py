@@ -16,7 +16,7 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import SCRIPTS, TRAIN_FLAGS, arguments, environment, run_script
+from conftest import SCRIPTS, arguments, environment, run_script
 from test_runs import assert_product_of_speeds
 
 from cifar10 import (
@@ -41,8 +41,8 @@ SMALL = {"batch_size": 16, "microbatch_size": 8}
 
 def cluster_flags(data_dir, train_dir, **flags):
     """Returns command-line arguments; the pipeline's flags are of one machine only."""
-    values = {**TRAIN_FLAGS, "data_dir": data_dir, "train_dir": train_dir, "eval_dir": f"{train_dir}-eval", **flags}
-    return [f"--{name}={value}" for name, value in values.items() if not name.endswith(("pipeline", "in_queue"))]
+    pipeline = {"input_pipeline": None, "min_fraction_of_examples_in_queue": None}
+    return arguments(data_dir, train_dir, **pipeline, eval_dir=f"{train_dir}-eval", **flags)
 
 
 class Process:
@@ -379,6 +379,9 @@ def test_the_chief_prints_the_tutorials_line_for_all_workers(two):
         assert_product_of_speeds(line, 64)
 
 
+OF_THE_CONSOLE_AND_THE_CLOCK = ("console/", "global_step/sec", "input/wait_ms")
+
+
 def events(train_dir):
     """Returns {(step, tag): value} of scalars and histograms' sums, and the tags of pictures."""
     values, images = {}, set()
@@ -387,7 +390,7 @@ def events(train_dir):
             for value in event.summary.value:
                 if value.HasField("image"):
                     images.add(value.tag)
-                elif value.tag != "global_step/sec":
+                elif not value.tag.startswith(OF_THE_CONSOLE_AND_THE_CLOCK):
                     values[event.step, value.tag] = value.simple_value or value.histo.sum
     return values, images
 
@@ -472,7 +475,7 @@ def test_asynchronous_workers_do_each_step_once(start, synthetic_dir, tmp_path):
     shown = losses(tmp_path / "train")
     assert len(shown) == 60 and np.mean(shown[-10:]) < np.mean(shown[:10])
     values, images = events(tmp_path / "train")
-    assert {tag for _, tag in values} == published.SCALARS | published.HISTOGRAMS and images
+    assert {tag for _, tag in values} >= published.SCALARS | published.HISTOGRAMS and images
 
 
 def test_a_step_goes_on_without_backup_workers_with_the_mean_of_those_who_came(start, synthetic_dir, tmp_path, noise):
