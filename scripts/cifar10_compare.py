@@ -97,9 +97,9 @@ def evaluate(train_dir, common):
     return output.rpartition("= ")[2].strip() or "failed"
 
 
-def run(*, data_dir, dataset, batch_size, use_fp16, setups, steps, repetitions, evaluate_too):
+def run(*, data_dir, dataset, data_url, data_sha256, batch_size, use_fp16, setups, steps, repetitions, evaluate_too):
     """Compares; the parameters are the flags."""
-    download.ensure(datasets.ALL[dataset], data_dir)
+    download.ensure(datasets.named(dataset, data_dir), data_dir, data_url, data_sha256)
     common = [f"--data_dir={data_dir}", f"--dataset={dataset}", f"--use_fp16={use_fp16}"]
     names = [command(setup, batch_size)[2] for setup in setups]
     speeds, results = [[] for _ in setups], []
