@@ -14,6 +14,7 @@ import ipaddress
 import os
 import shutil
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -92,26 +93,23 @@ def close_to_others(port):
     """
     if is_alone():
         return
-    for each in _sockets(port):
-        try:
+    try:
+        _try_filter()
+        for each in _sockets(port):
             _attach_filter(each)
-        except OSError as error:
-            raise ClusterError(
-                f"port {port} cannot be closed to other machines ({error.strerror}): use --local_workers, or start "
-                f"everything below '{' '.join(PRIVATE)}', or, in a closed network, give --listen_on_network"
-            ) from None
+    except OSError as error:
+        raise ClusterError(
+            f"port {port} cannot be closed to other machines ({error.strerror}): use --local_workers, or start "
+            f"everything below '{' '.join(PRIVATE)}', or, in a closed network, give --listen_on_network"
+        ) from None
 
 
 def can_close():
     """Returns whether close_to_others works here."""
-    if is_alone():
-        return True
-    with socket.socket() as probe:
-        try:
-            _attach_filter(probe)
-            return True
-        except OSError:
-            return False
+    try:
+        return is_alone() or _try_filter()
+    except OSError:
+        return False
 
 
 def is_alone():
@@ -155,9 +153,19 @@ def _flags(interface):
 def _sockets(port):
     """Yields this process's sockets of a local port: the one that listens, and connections that it already has."""
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as each:
-            if each.family in (socket.AF_INET, socket.AF_INET6) and each.getsockname()[1] == port:
-                yield each
+        with contextlib.suppress(OSError):  # of one that has been closed meanwhile
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as each:
+                if each.family in (socket.AF_INET, socket.AF_INET6) and each.getsockname()[1] == port:
+                    yield each
+
+
+def _try_filter():
+    """Returns True, or raises an OSError where the system has no such filter or does not permit it."""
+    with socket.socket() as any_socket:
+        _attach_filter(any_socket)
+    return True
 
 
 def _attach_filter(each):
