@@ -18,9 +18,9 @@ from cifar10 import (
     events,
     microbatches,
     model,
+    recipes,
     runs,
     summaries,
-    training,
 )
 from cifar10.errors import RunError
 
@@ -53,7 +53,7 @@ class Evaluator:
         num_classes=model.NUM_CLASSES,
         use_fp16=False,
         use_moving_averages=True,
-        moving_average_decay=training.MOVING_AVERAGE_DECAY,
+        moving_average_decay=recipes.MOVING_AVERAGE_DECAY,
         class_names=None,
         num_views=1,
         network=model.inference,
@@ -145,6 +145,18 @@ class Evaluator:
 
     def close(self):
         self._session.close()
+
+
+def num_held_out(checkpoint_dir):
+    """Returns how many training pictures, the last ones, the run in checkpoint_dir is not trained on.
+
+    Raises:
+      RunError: there are none, or there is no run.
+    """
+    count = runs.recorded(checkpoint_dir, "num_held_out")
+    if not count:
+        raise RunError(f"{checkpoint_dir}: has no run that holds pictures out; train with --num_held_out first")
+    return count
 
 
 def evaluate_once(evaluator, checkpoint_dir, eval_dir):
