@@ -210,7 +210,7 @@ def distort(images, draws, image_size=IMAGE_SIZE):
     images = tf.cast(tf.gather(pixels, cropped, batch_dims=1), tf.float32)
     if jitter:
         mean = tf.reduce_mean(images, axis=1, keepdims=True)  # of each colour; brightness moves it, contrast keeps it
-        brightness, contrast = (drawn[:, tf.newaxis, tf.newaxis] for drawn in jitter)
+        contrast, brightness = (drawn[:, tf.newaxis, tf.newaxis] for drawn in reversed(jitter))
         images = images * contrast + (mean * (1.0 - contrast) + brightness)
     images = tf.reshape(images, [-1, image_size, image_size, datasets.DEPTH])
     return tf.image.per_image_standardization(images)

@@ -96,8 +96,8 @@ def scheduled(schedule, global_step, max_steps, batch_size, num_examples=NUM_EXA
     with tf.name_scope(_SCOPE):
         done = tf.cast(global_step, tf.float64) / max(1, max_steps)
         rising = schedule.start + (1.0 - schedule.start) * done / schedule.warm_up
-        falling = tf.maximum(0.0, (1.0 - done) / (1.0 - schedule.warm_up))
-        return tf.cast(schedule.peak * tf.minimum(rising, falling), tf.float32)
+        falling = (1.0 - done) / (1.0 - schedule.warm_up)
+        return tf.cast(schedule.peak * tf.maximum(tf.minimum(rising, falling), 0.0), tf.float32)
 
 
 def train(
