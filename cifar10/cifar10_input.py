@@ -2,10 +2,9 @@
 
 A training batch is a pure function of (seed, step): example number n = step * batch_size + position belongs to epoch
 n // N; its record is a pseudo-random permutation of n % N keyed by (seed, epoch); its distortions are stateless random
-numbers keyed by (seed, step). A picture that is mirrored in every other epoch begins with one that is keyed by seed.
-So every picture is seen exactly once an epoch, a resumed run sees what an uninterrupted
-one sees, and a tower takes its slice of the batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_`
-functions.
+numbers keyed by (seed, step), and where flips alternate, which pictures are flipped first is keyed by seed. So every
+picture is seen exactly once an epoch, a resumed run sees what an uninterrupted one sees, and a tower takes its slice of
+the batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_` functions.
 """
 
 import functools
@@ -26,7 +25,7 @@ MIN_CONTRAST, MAX_CONTRAST = 0.2, 1.8
 NUM_PREPROCESS_THREADS = 16
 MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
-NO_EPOCH = 2**32 - 1  # where an epoch is the key of random numbers, that of those which all epochs share
+NO_EPOCH = 2**32 - 1  # in the place of the epoch, in the key of what is drawn once for all epochs
 PADDING = -1  # label of a picture that must not count; tf.nn.in_top_k finds it in no picture
 WAIT_MS = "input_wait_ms"  # collection of the milliseconds, float64 scalar, that a step waits for its batch
 

@@ -147,16 +147,23 @@ class Evaluator:
         self._session.close()
 
 
-def num_held_out(checkpoint_dir):
-    """Returns how many training pictures, the last ones, the run in checkpoint_dir is not trained on.
+def held_out(examples, dataset, checkpoint_dir):
+    """Returns which training pictures the run in checkpoint_dir is not trained on.
+
+    Args:
+      examples: records.Examples, all training pictures.
+      dataset: name of the data set that they are.
+      checkpoint_dir: the run's train_dir.
 
     Raises:
-      RunError: there are none, or there is no run.
+      RunError: there are none, there is no run, or it is on another data set.
     """
-    count = runs.recorded(checkpoint_dir, "num_held_out")
+    count, trained_on = (runs.recorded(checkpoint_dir, name) for name in ("num_held_out", "dataset"))
     if not count:
         raise RunError(f"{checkpoint_dir}: has no run that holds pictures out; train with --num_held_out first")
-    return count
+    if trained_on != dataset:
+        raise RunError(f"{checkpoint_dir}: holds out pictures of {trained_on}; choose --dataset={trained_on}")
+    return examples.part(examples.count - count, examples.count)
 
 
 def evaluate_once(evaluator, checkpoint_dir, eval_dir):

@@ -33,7 +33,7 @@ def run(
     download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
     if eval_data == "held_out":
-        examples = examples.part(examples.count - evaluation.num_held_out(checkpoint_dir), examples.count)
+        examples = evaluation.held_out(examples, dataset, checkpoint_dir)
     num_examples = num_examples or min(10_000, examples.count)
     trained_on = runs.recorded(checkpoint_dir, "dataset")
     if trained_on not in (None, dataset):

@@ -309,8 +309,10 @@ def test_exactly_the_pictures_held_out_are_evaluated(synthetic_dir, tmp_path, mo
     np.testing.assert_array_equal(evaluated[0].labels, whole.labels[-150:])
 
 
-def test_what_was_trained_on_cannot_be_held_out_later(synthetic_dir, tmp_path):
+def test_what_was_trained_on_cannot_be_held_out_later(synthetic_dir, tmp_path, noise):
     train(synthetic_dir, tmp_path, num_held_out=20, max_steps=1)
+    with pytest.raises(RunError, match="holds out pictures of synthetic; choose --dataset=synthetic"):
+        evaluation.held_out(noise, "svhn", tmp_path)
     with pytest.raises(RunError, match="was trained with --num_held_out=20, so on some of the pictures that 21 would"):
         train(synthetic_dir, tmp_path, num_held_out=21, max_steps=2)
     train(synthetic_dir, tmp_path, num_held_out=0, max_steps=2)
