@@ -21,13 +21,13 @@ from cifar10.cifar10_input import (
     NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
 )
 from cifar10.flags import FLAGS
-from cifar10.training import (
+from cifar10.recipes import (
     INITIAL_LEARNING_RATE,
     LEARNING_RATE_DECAY_FACTOR,
     MOVING_AVERAGE_DECAY,
     NUM_EPOCHS_PER_DECAY,
-    TOWER_NAME,
 )
+from cifar10.training import TOWER_NAME
 
 __all__ = [
     "DATA_URL",

@@ -2,9 +2,9 @@
 
 A training batch is a pure function of (seed, step): example number n = step * batch_size + position belongs to epoch
 n // N; its record is a pseudo-random permutation of n % N keyed by (seed, epoch); its distortions are stateless random
-numbers keyed by (seed, step). So every picture is seen exactly once an epoch, a resumed run sees what an uninterrupted
-one sees, and a tower takes its slice of the batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_`
-functions.
+numbers keyed by (seed, step), and where flips alternate, which pictures are flipped first is keyed by seed. So every
+picture is seen exactly once an epoch, a resumed run sees what an uninterrupted one sees, and a tower takes its slice of
+the batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_` functions.
 """
 
 import functools
@@ -25,11 +25,21 @@ MIN_CONTRAST, MAX_CONTRAST = 0.2, 1.8
 NUM_PREPROCESS_THREADS = 16
 MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
+NO_EPOCH = 2**32 - 1  # in the place of the epoch, in the key of what is drawn once for all epochs
 PADDING = -1  # label of a picture that must not count; tf.nn.in_top_k finds it in no picture
 WAIT_MS = "input_wait_ms"  # collection of the milliseconds, float64 scalar, that a step waits for its batch
 
 
-def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAGE_SIZE, flip=True):
+def distorted_inputs(
+    examples,
+    batch_size,
+    seed=0,
+    start_step=0,
+    image_size=IMAGE_SIZE,
+    flip=True,
+    jitter=True,
+    alternating_flip=False,
+):
     """Builds the endless training input: distorted pictures in a pseudo-random order, each once an epoch.
 
     It is a one-shot iterator: no initializer, no queue runner.
@@ -41,6 +51,9 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
       start_step: the step whose batch comes first.
       image_size: height and width of the random crop, in pixels.
       flip: whether to flip half of the pictures left to right.
+      jitter: whether to change their brightness and contrast.
+      alternating_flip: whether those that are flipped in one epoch are those that are not in the next one; otherwise
+        each is flipped by chance.
 
     Returns:
       images: float32 [batch_size, image_size, image_size, 3], standardized.
@@ -48,12 +61,23 @@ def distorted_inputs(examples, batch_size, seed=0, start_step=0, image_size=IMAG
     """
 
     def batch(step):
-        return _slice(examples, step, batch_size, 0, batch_size, seed, image_size, flip)
+        return _slice(examples, step, batch_size, 0, batch_size, seed, image_size, flip, jitter, alternating_flip)
 
     return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch, timed=True)
 
 
-def distorted_slice(examples, step, batch_size, start, size, seed=0, image_size=IMAGE_SIZE, flip=True):
+def distorted_slice(
+    examples,
+    step,
+    batch_size,
+    start,
+    size,
+    seed=0,
+    image_size=IMAGE_SIZE,
+    flip=True,
+    jitter=True,
+    alternating_flip=False,
+):
     """Builds a part of the batch that distorted_inputs gives at a step: the training input of one of several workers.
 
     Args:
@@ -64,14 +88,16 @@ def distorted_slice(examples, step, batch_size, start, size, seed=0, image_size=
       size: number of pictures.
       seed: int.
       image_size: height and width of the random crop, in pixels.
-      flip: whether to flip half of the pictures left to right.
+      flip, jitter, alternating_flip: see distorted_inputs.
 
     Returns:
       images: float32 [size, image_size, image_size, 3], standardized.
       labels: int32 [size].
     """
     with tf.name_scope("input"), tf.device("/cpu:0"):
-        images, labels = _slice(examples, step, batch_size, start, size, seed, image_size, flip)
+        images, labels = _slice(
+            examples, step, batch_size, start, size, seed, image_size, flip, jitter, alternating_flip
+        )
         summaries.image("images", images)
     return images, labels
 
@@ -167,13 +193,13 @@ def distort(images, draws, image_size=IMAGE_SIZE):
     Args:
       images: uint8 [batch, height, width, 3].
       draws: the random numbers, one per picture, as from _draw: (top, left, flip, brightness, contrast) with int32
-        offsets in pixels, bool, float32 delta in grey levels and float32 factor.
+        offsets in pixels, bool, float32 delta in grey levels and float32 factor; the last two may be left out.
       image_size: height and width of the crop, in pixels.
 
     Returns:
       float32 [batch, image_size, image_size, 3].
     """
-    top, left, flip, brightness, contrast = draws
+    top, left, flip, *jitter = draws
     pixel = tf.range(image_size)
     rows = top[:, tf.newaxis] + pixel
     columns = left[:, tf.newaxis] + tf.where_v2(flip[:, tf.newaxis], pixel[tf.newaxis, ::-1], pixel[tf.newaxis])
@@ -181,20 +207,25 @@ def distort(images, draws, image_size=IMAGE_SIZE):
     pixels = tf.reshape(images, [size[0], size[1] * size[2], datasets.DEPTH])
     cropped = tf.reshape(rows[:, :, tf.newaxis] * size[2] + columns[:, tf.newaxis, :], [size[0], image_size**2])
     images = tf.cast(tf.gather(pixels, cropped, batch_dims=1), tf.float32)
-    mean = tf.reduce_mean(images, axis=1, keepdims=True)  # of each colour; brightness moves it, contrast keeps it
-    contrast, brightness = contrast[:, tf.newaxis, tf.newaxis], brightness[:, tf.newaxis, tf.newaxis]
-    images = images * contrast + (mean * (1.0 - contrast) + brightness)
+    if jitter:
+        mean = tf.reduce_mean(images, axis=1, keepdims=True)  # of each colour; brightness moves it, contrast keeps it
+        contrast, brightness = (drawn[:, tf.newaxis, tf.newaxis] for drawn in reversed(jitter))
+        images = images * contrast + (mean * (1.0 - contrast) + brightness)
     images = tf.reshape(images, [-1, image_size, image_size, datasets.DEPTH])
     return tf.image.per_image_standardization(images)
 
 
-def _slice(examples, step, batch_size, start, size, seed, image_size, flip):
+def _slice(examples, step, batch_size, start, size, seed, image_size, flip, jitter, alternating_flip):
     """Returns the distorted pictures and the labels of a part of a training batch: see distorted_slice."""
     numbers = _numbers(step, batch_size)[start : start + size]
     shuffled = functools.partial(_shuffled, num_examples=examples.count, seed=seed)
     images, labels = _gather(examples, shuffled, numbers, size)
     draws = [drawn[start : start + size] for drawn in _draw(seed, step, batch_size, image_size, flip)]
-    return distort(images, draws, image_size), labels
+    if flip and alternating_flip:
+        mirrored = functools.partial(_mirrored, num_examples=examples.count, seed=seed)
+        draws[2] = tf.numpy_function(mirrored, [numbers], tf.bool, stateful=False)
+        draws[2].set_shape([size])
+    return distort(images, draws if jitter else draws[:3], image_size), labels
 
 
 def _draw(seed, step, batch_size, image_size, flip=True):
@@ -225,6 +256,18 @@ def _shuffled(numbers, num_examples, seed):
     for epoch in np.unique(epochs):
         index[epochs == epoch] = _order(seed, int(epoch), num_examples)[positions[epochs == epoch]]
     return index
+
+
+def _mirrored(numbers, num_examples, seed):
+    """Returns whether the examples with the given numbers are mirrored (bool [batch]): each in every other epoch."""
+    begins_mirrored = _halves(seed, num_examples)[_shuffled(numbers, num_examples, seed)]
+    return begins_mirrored ^ (numbers // num_examples % 2 == 1)
+
+
+@functools.lru_cache(maxsize=4)
+def _halves(seed, num_examples):
+    """Returns which examples are mirrored in the even epochs, bool [num_examples], keyed by seed."""
+    return np.random.RandomState([seed, NO_EPOCH]).rand(num_examples) < 0.5
 
 
 def _gather(examples, which, numbers, batch_size):

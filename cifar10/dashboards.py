@@ -51,7 +51,7 @@ def opening(facts):
     return _join(custom_scalar.pb(_layout()), text.pb("run", _table([*facts.items()])))
 
 
-def facts(data, program, batch_size, num_towers, start_step):
+def facts(data, program, batch_size, num_towers, start_step, max_steps, recipe, num_held_out=0):
     """Returns what a training run is, for `opening`.
 
     Args:
@@ -59,18 +59,27 @@ def facts(data, program, batch_size, num_towers, start_step):
       program: {name: value} of the program: see runs.program.
       batch_size: pictures a step and tower.
       num_towers: number of towers.
-      start_step: the global step that it starts from.
+      start_step, max_steps: the global steps that it starts from and ends at.
+      recipe: the recipes.Recipe.
+      num_held_out: training pictures that are not trained on.
     """
+    held_out = f", of which {num_held_out:,} are held out" if num_held_out else ""
+    flips = "alternating flips" if recipe.alternating_flip else "random flips"
     return {
         **program_facts(program),
         "first step": f"{start_step:,}",
+        "last step": f"{max_steps:,}",
         "data set": f"{data.name}: {data.num_examples('train'):,} training and {data.num_examples('test'):,} test "
-        f"pictures of {data.num_classes} classes",
+        f"pictures of {data.num_classes} classes{held_out}",
         "classes": ", ".join(data.class_names),
         "pictures a step": f"{num_towers * batch_size:,} (towers: {num_towers})",
-        "learning rate": f"{training.INITIAL_LEARNING_RATE:g}, times {training.LEARNING_RATE_DECAY_FACTOR:g} every "
-        f"{training.NUM_EPOCHS_PER_DECAY:g} epochs",
-        "moving averages": f"of the variables {training.MOVING_AVERAGE_DECAY:g} a step, "
+        "recipe": recipe.name,
+        "learning rate": str(recipe.learning_rate),
+        "momentum": f"{recipe.momentum:g}",
+        "label smoothing": f"{recipe.label_smoothing:g}",
+        "weight decay": f"{recipe.weight_decay:g} beside the network's own",
+        "distortions": ", ".join(["crops", flips if data.flip else "no flips", *["jitter"] * recipe.jitter]),
+        "moving averages": f"of the variables {recipe.moving_average_decay:g} a step, "
         f"of the losses {training.LOSS_AVERAGE_DECAY:g} a step",
     }
 

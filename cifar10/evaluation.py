@@ -18,9 +18,9 @@ from cifar10 import (
     events,
     microbatches,
     model,
+    recipes,
     runs,
     summaries,
-    training,
 )
 from cifar10.errors import RunError
 
@@ -53,7 +53,7 @@ class Evaluator:
         num_classes=model.NUM_CLASSES,
         use_fp16=False,
         use_moving_averages=True,
-        moving_average_decay=training.MOVING_AVERAGE_DECAY,
+        moving_average_decay=recipes.MOVING_AVERAGE_DECAY,
         class_names=None,
         num_views=1,
         network=model.inference,
@@ -145,6 +145,25 @@ class Evaluator:
 
     def close(self):
         self._session.close()
+
+
+def held_out(examples, dataset, checkpoint_dir):
+    """Returns which training pictures the run in checkpoint_dir is not trained on.
+
+    Args:
+      examples: records.Examples, all training pictures.
+      dataset: name of the data set that they are.
+      checkpoint_dir: the run's train_dir.
+
+    Raises:
+      RunError: there are none, there is no run, or it is on another data set.
+    """
+    count, trained_on = (runs.recorded(checkpoint_dir, name) for name in ("num_held_out", "dataset"))
+    if not count:
+        raise RunError(f"{checkpoint_dir}: has no run that holds pictures out; train with --num_held_out first")
+    if trained_on != dataset:
+        raise RunError(f"{checkpoint_dir}: holds out pictures of {trained_on}; choose --dataset={trained_on}")
+    return examples.part(examples.count - count, examples.count)
 
 
 def evaluate_once(evaluator, checkpoint_dir, eval_dir):

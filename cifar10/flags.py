@@ -16,6 +16,7 @@ from cifar10.errors import UserError
 from cifar10.layers import LRN_KINDS
 from cifar10.model import NETWORKS
 from cifar10.pictures import SIZES
+from cifar10.recipes import FAST_NUM_EPOCHS, MAX_STEPS, RECIPES
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
@@ -105,7 +106,27 @@ def define_training_flags():
     flags.DEFINE_boolean(
         "restart", False, "Begin anew: the run in train_dir is moved aside to train_dir.<date>, not deleted."
     )
-    flags.DEFINE_integer("max_steps", 1_000_000, "Global step at which to stop.", lower_bound=0)
+    flags.DEFINE_enum(
+        "recipe",
+        "tutorial",
+        list(RECIPES),
+        "How to train. tutorial: gradient descent, the learning rate a tenth every 350 epochs. fast: Nesterov "
+        "momentum, the learning rate once up and down, smoothed labels and milder distortions, for fewer epochs.",
+    )
+    flags.DEFINE_integer(
+        "max_steps",
+        None,
+        f"Global step at which to stop, where the learning rate of --recipe=fast is 0. Default: {MAX_STEPS}, or of the "
+        f"fast recipe {FAST_NUM_EPOCHS:g} epochs.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "num_held_out",
+        0,
+        "How many training pictures, the last ones, are not trained on but kept for cifar10_eval.py "
+        "--eval_data=held_out, to compare trainings without a look at the test pictures.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer(
         "log_frequency", 10, "How many steps between two lines on the console; 0: none.", lower_bound=0
     )

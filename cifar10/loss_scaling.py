@@ -19,6 +19,9 @@ class LossScale:
     """The scale of one training graph.
 
     It is a local variable, so checkpoints do not hold it: after a restart it finds its value again.
+
+    Attributes:
+      finite: bool scalar, whether all gradients of the step are, once `unscaled` has been called.
     """
 
     def __init__(self, initial=INITIAL_SCALE, growth_steps=GROWTH_STEPS):
@@ -40,7 +43,7 @@ class LossScale:
         found = [gradient for gradient in gradients if gradient is not None]
         with tf.name_scope("loss_scale"):
             scale = self.value.read_value()
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in found])
+            finite = self.finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in found])
             good_steps = tf.where_v2(finite, self._good_steps + 1, 0)
             grows = good_steps >= self._growth_steps
             adjusted = tf.where_v2(finite, tf.where_v2(grows, scale * FACTOR, scale), tf.maximum(scale / FACTOR, 1.0))

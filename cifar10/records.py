@@ -32,6 +32,10 @@ class Examples:
     def count(self):
         return len(self.labels)
 
+    def part(self, start, stop):
+        """Returns the Examples of numbers start to stop - 1, of the same files."""
+        return Examples(self.images[start:stop], self.labels[start:stop], self.sha256)
+
 
 def load(dataset, data_dir, split):
     """Reads and validates all records of one split.
@@ -70,6 +74,20 @@ def load(dataset, data_dir, split):
         start = end
     _check_sha256(dataset, data_dir, examples.sha256)
     return examples
+
+
+def num_trained_on(dataset, num_held_out):
+    """Returns the number of training pictures without the last ones in file order, which are held out.
+
+    Raises:
+      DataError: none are left.
+    """
+    count = dataset.num_examples("train")
+    if num_held_out >= count:
+        raise DataError(
+            f"--num_held_out={num_held_out}: there are only {count} training pictures; give a number below that"
+        )
+    return count - num_held_out
 
 
 def _check_size(path, count, dataset):

@@ -15,6 +15,7 @@ from cifar10 import (
 )
 from cifar10.errors import ClusterError, UserError
 from cifar10.model import NETWORKS
+from cifar10.recipes import RECIPES
 
 # What TensorFlow raises where another process has ended, or has been started again and knows nothing of before.
 LOST = (
@@ -38,6 +39,7 @@ def train(
     microbatch_size,
     sync,
     backup_workers,
+    recipe,
     **options,
 ):
     """Takes this process's part in the training, until that has ended; the arguments are the script's flags.
@@ -50,6 +52,7 @@ def train(
       use_fp16, seed, lrn, microbatch_size: see model.inference.
       model: name of the network, of model.NETWORKS.
       sync, backup_workers: see workers.Chief.
+      recipe: name of a recipe, of recipes.RECIPES.
       **options: see trainer.train.
 
     Raises:
@@ -60,6 +63,10 @@ def train(
             f"--backup_workers={backup_workers}: of {len(here.workers)} workers, who must be synchronous, one at least "
             "must be waited for"
         )
+    if RECIPES[recipe].momentum and not sync:
+        raise ClusterError(
+            f"--nosync: --recipe={recipe} has momentum, which asynchronous workers have not; leave one of them out"
+        )
     microbatch_size = microbatches.size(microbatch_size)
     network = {
         "build": NETWORKS[model],
@@ -67,6 +74,7 @@ def train(
         "seed": seed,
         "lrn": lrn,
         "microbatch_size": microbatch_size,
+        "recipe": RECIPES[recipe],
     }
     num_microbatches = here.workers_on_this_machine * microbatches.count(options["batch_size"], microbatch_size)
     config = devices.session_config(num_microbatches, log_placement=log_device_placement)
@@ -83,7 +91,9 @@ def train(
     if use_fp16:
         devices.warn_if_half_precision_is_slow()
     config = workers.session_config(here, config)
-    settings = workers.settings(here, options["batch_size"], sync, options["dataset"], seed, use_fp16)
+    settings = workers.settings(
+        here, options["batch_size"], sync, options["dataset"], seed, use_fp16, recipe, options["num_held_out"]
+    )
     if here.is_chief:
         _lead(here, server, waiting, config, settings, network, sync, backup_workers, model=model, **options)
     else:
@@ -106,6 +116,7 @@ def _lead(
                 batch_size=batch_size,
                 restart=restart,
                 seed=network["seed"],
+                recipe=network["recipe"],
                 num_towers=len(here.workers) if sync else 1,
                 placement=workers.placement(here),
                 build_input=chief.build_input,
@@ -132,17 +143,35 @@ def _lead(
 
 
 def _work(
-    here, server, waiting, config, settings, network, sync, data_dir, dataset, data_url, data_sha256, batch_size, **_
+    here,
+    server,
+    waiting,
+    config,
+    settings,
+    network,
+    sync,
+    data_dir,
+    dataset,
+    data_url,
+    data_sha256,
+    batch_size,
+    num_held_out,
+    max_steps,
+    **_,
 ):
     """Computes what the chief orders."""
     data = datasets.named(dataset, data_dir)
+    num_examples = records.num_trained_on(data, num_held_out)
     download.ensure(data, data_dir, data_url, data_sha256)
-    examples = records.load(data, data_dir, "train")
+    examples = records.load(data, data_dir, "train").part(0, num_examples)
     worker = workers.Worker(here, batch_size, sync, **network)
     with tf.Graph().as_default() as graph, tf.device(workers.placement(here)):
         global_step = tf.train.get_or_create_global_step()
         images, labels = worker.build_input(examples, network["seed"], data.flip)
-        learning_rate = training.learning_rate(global_step, batch_size, examples.count)  # of one who is asynchronous
+        # Of one who is asynchronous.
+        recipe = network["recipe"]
+        max_steps = recipe.max_steps(num_examples, batch_size) if max_steps is None else max_steps
+        learning_rate = training.scheduled(recipe.learning_rate, global_step, max_steps, batch_size, num_examples)
         worker.build_step(images, labels, global_step, learning_rate, data.num_classes)
     _follow(here, server, waiting, graph, config, worker.work, settings)
 
@@ -180,8 +209,8 @@ def _follow(here, server, waiting, graph, config, work, settings=None):
         waiting.over()
         if here.job == "worker" and workers.settings_of(orders[-1][0]) != settings:
             raise ClusterError(
-                f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --seed or "
-                "--use_fp16; start all with the same"
+                f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --seed, "
+                "--use_fp16, --recipe or --num_held_out; start all with the same"
             )
 
     while True:

@@ -49,7 +49,8 @@ class Run:
         Args:
           train_dir: the folder, made if it is not there.
           restart: whether to move what is there aside and begin anew.
-          **description: what is recorded of this start; `dataset` and `model` must be those of the starts before it.
+          **description: what is recorded of this start; `dataset` and `model` must be those of the starts before it,
+            and `num_held_out` no more than that.
 
         Raises:
           RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
@@ -106,6 +107,12 @@ class Run:
                     f"{self.train_dir}: was trained with --{flag}={before}, not {now}; choose that, or another "
                     "--train_dir, or --restart"
                 )
+        before, now = recorded(self.train_dir, "num_held_out") or 0, description.get("num_held_out", 0)
+        if self.checkpoint and now > before:
+            raise RunError(
+                f"{self.train_dir}: was trained with --num_held_out={before}, so on some of the pictures that {now} "
+                "would hold out; choose that, or another --train_dir, or --restart"
+            )
 
     def record(self, event, **values):
         """Appends one line to the run's record."""

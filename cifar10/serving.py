@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, cifar10_input, datasets, devices, microbatches, model, pictures, runs, training
+from cifar10 import checkpoints, cifar10_input, datasets, devices, microbatches, model, pictures, recipes, runs
 from cifar10.errors import DataError, RunError
 
 # What an export folder holds beside the SavedModel if it is asked to.
@@ -164,7 +164,7 @@ def _restore(session, checkpoint, use_moving_averages):
     """
     variables = {variable.op.name: variable for variable in tf.trainable_variables()}
     if use_moving_averages:
-        variables = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY).variables_to_restore()
+        variables = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY).variables_to_restore()
     if fault := checkpoints.fault(checkpoint):
         raise RunError(f"{checkpoint}: {fault}; choose another --checkpoint")
     if difference := checkpoints.difference(checkpoint, variables):

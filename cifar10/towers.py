@@ -22,6 +22,8 @@ def train(
     loss_scale=None,
     network=model.inference,
     variables_device="/cpu:0",
+    label_smoothing=0.0,
+    **options,
 ):
     """Builds a step of which every tower computes an equal slice of the batch.
 
@@ -43,6 +45,8 @@ def train(
       loss_scale: None, or a loss_scaling.LossScale.
       network: model.inference, or another of model.NETWORKS.
       variables_device: where variables, averages of gradients and the update are.
+      label_smoothing: see training.loss.
+      **options: moving_average_decay, momentum and weight_decay, as for training.apply_gradients.
 
     Returns:
       (train op, float32 scalar: the mean of the towers' total losses).
@@ -63,13 +67,15 @@ def train(
             tf.name_scope(f"{training.TOWER_NAME}_{i}") as scope,
         ):
             logits = network(image_slices[i], num_classes, use_fp16, seed, lrn, microbatch_size, half)
-            losses = training.losses(training.loss(logits, label_slices[i]), scope)
+            losses = training.losses(training.loss(logits, label_slices[i], label_smoothing), scope)
             cross_entropy = losses["cross_entropy"]
             cross_entropies.append(cross_entropy)
             scaled = cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy)
             gradients.append(tf.gradients(scaled, tf.trainable_variables()))
     with tf.device(variables_device):
-        return update(gradients, cross_entropies, decays(losses), global_step, learning_rate, loss_scale=loss_scale)
+        return update(
+            gradients, cross_entropies, decays(losses), global_step, learning_rate, loss_scale=loss_scale, **options
+        )
 
 
 def decays(losses):
@@ -77,7 +83,9 @@ def decays(losses):
     return {tag: loss for tag, loss in losses.items() if tag not in ("cross_entropy", "total_loss")}
 
 
-def update(gradients, cross_entropies, decays, global_step, learning_rate, once_updated=None, loss_scale=None):
+def update(
+    gradients, cross_entropies, decays, global_step, learning_rate, once_updated=None, loss_scale=None, **options
+):
     """Builds the one update from what all towers, or workers, have computed.
 
     Args:
@@ -88,6 +96,7 @@ def update(gradients, cross_entropies, decays, global_step, learning_rate, once_
       learning_rate: float32 scalar.
       once_updated: see training.apply_gradients.
       loss_scale: None, or the loss_scaling.LossScale of the gradients.
+      **options: see train.
 
     Returns:
       (train op, float32 scalar: the total loss).
@@ -97,6 +106,7 @@ def update(gradients, cross_entropies, decays, global_step, learning_rate, once_
         means = [_on(variable.device, _mean, each) for variable, *each in zip(variables, *gradients, strict=True)]
         if loss_scale is not None:
             means = loss_scale.unscaled(means)
+            options["finite"] = loss_scale.finite
         # Added once, after the sum over the batch, the weight decay rounds as in one tower.
         of_decays = tf.gradients(list(decays.values()), variables, colocate_gradients_with_ops=True)
         averages = [
@@ -106,7 +116,7 @@ def update(gradients, cross_entropies, decays, global_step, learning_rate, once_
     losses = {**decays, "cross_entropy": _mean(cross_entropies, name="cross_entropy")}
     losses["total_loss"] = tf.add_n(list(losses.values()), name="total_loss")
     train_op = training.apply_gradients(
-        averages, variables, losses, global_step, learning_rate, once_updated=once_updated
+        averages, variables, losses, global_step, learning_rate, once_updated=once_updated, **options
     )
     return train_op, losses["total_loss"]
 

@@ -2,7 +2,19 @@
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, dashboards, datasets, devices, download, profiling, records, runs, training
+from cifar10 import (
+    cifar10_input,
+    dashboards,
+    datasets,
+    devices,
+    download,
+    profiling,
+    recipes,
+    records,
+    runs,
+    training,
+)
+from cifar10.errors import RunError
 
 
 def train(
@@ -11,7 +23,7 @@ def train(
     dataset,
     batch_size,
     train_dir,
-    max_steps,
+    max_steps=None,
     restart=False,
     seed=0,
     num_towers=1,
@@ -23,6 +35,8 @@ def train(
     model="tutorial",
     placement=None,
     build_input=None,
+    recipe=recipes.TUTORIAL,
+    num_held_out=0,
     **run_options,
 ):
     """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
@@ -34,7 +48,7 @@ def train(
       dataset: name of a data set, of datasets.NAMES.
       batch_size: pictures a step and tower.
       train_dir, restart: see runs.Run.
-      max_steps: the global step at which to stop.
+      max_steps: the global step at which to stop, or None for the recipe's own.
       seed: seed of the order of the pictures and of their distortions.
       num_towers: number of towers.
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
@@ -44,18 +58,25 @@ def train(
       profile_steps: None, or which steps to trace, as 'a,b': see profiling.parse.
       placement: device function of the graph, or None.
       build_input: function (examples, seed, flip) -> (images, labels) that builds another input, or None.
+      recipe: the recipes.Recipe of input and learning rate, and for the record; build_step follows it by itself.
+      num_held_out: training pictures, the last ones in file order, that are not trained on.
       **run_options: see runs.Run.train.
 
     Raises:
       UserError: what the user has to mend. Until all data has been found to be good, train_dir is not touched.
       signals.Interrupted: a signal came; the run was saved.
     """
-    profile_steps = profiling.parse(profile_steps, max_steps)
     runs.check(train_dir)
     data = datasets.named(dataset, data_dir)
-    download.ensure(data, data_dir, data_url, data_sha256)
-    examples = records.load(data, data_dir, "train")
+    num_examples = records.num_trained_on(data, num_held_out)
     global_batch_size = num_towers * batch_size
+    if max_steps is None:
+        max_steps = recipe.max_steps(num_examples, global_batch_size)
+    profile_steps = profiling.parse(profile_steps, max_steps)
+    if input_pipeline == "queue":
+        _refuse_for_queue(recipe, num_held_out)
+    download.ensure(data, data_dir, data_url, data_sha256)
+    examples = records.load(data, data_dir, "train").part(0, num_examples)
     if global_batch_size > examples.count:
         print(
             f"A batch of {global_batch_size} is more than the {examples.count} training pictures: each step sees some "
@@ -66,6 +87,9 @@ def train(
         "dataset": dataset,
         "data": examples.sha256,
         "model": model,
+        "recipe": recipe.name,
+        "max_steps": max_steps,
+        **({"num_held_out": num_held_out} if num_held_out else {}),
         "seed": seed,
         "devices": devices.describe(),
     }
@@ -83,11 +107,15 @@ def train(
             )
         else:
             images, labels = cifar10_input.distorted_inputs(
-                examples, global_batch_size, seed, run.start_step, flip=data.flip
+                examples, global_batch_size, seed, run.start_step, flip=data.flip, **recipe.of_input
             )
-        learning_rate = training.learning_rate(global_step, global_batch_size, examples.count)
+        learning_rate = training.scheduled(
+            recipe.learning_rate, global_step, max_steps, global_batch_size, num_examples
+        )
         train_op, loss = build_step(images, labels, global_step, learning_rate, data.num_classes)
-        facts = dashboards.facts(data, runs.program(), batch_size, num_towers, run.start_step)
+        facts = dashboards.facts(
+            data, runs.program(), batch_size, num_towers, run.start_step, max_steps, recipe, num_held_out
+        )
         run.train(
             train_op,
             loss,
@@ -99,3 +127,12 @@ def train(
             opening=dashboards.opening(facts),
             **run_options,
         )
+
+
+def _refuse_for_queue(recipe, num_held_out):
+    """Refuses what the tutorial's queue, which knows no epochs and reads whole files, cannot do."""
+    found = [f"--num_held_out={num_held_out}"] if num_held_out else []
+    if recipe.alternating_flip or not recipe.jitter:
+        found.append(f"--recipe={recipe.name}")
+    if found:
+        raise RunError(f"--input_pipeline=queue: cannot do {' and '.join(found)}; leave one of them out")

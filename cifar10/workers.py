@@ -21,7 +21,7 @@ import zlib
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, model, summaries, towers, training
+from cifar10 import cifar10_input, model, recipes, summaries, towers, training
 from cifar10.cluster import POLL_SECS
 
 # Orders that are no step.
@@ -143,9 +143,9 @@ def orders_to(cluster, job, task):
     return Messages(f"orders/{job}/{task}", 2, f"{device}/cpu:0")
 
 
-def settings(cluster, batch_size, sync, dataset, seed, use_fp16):
+def settings(cluster, batch_size, sync, dataset, seed, use_fp16, recipe, num_held_out):
     """Returns a number below 2^32 that is the same in processes that have these in common, as they must."""
-    together = (cluster.workers, cluster.ps, batch_size, sync, dataset, seed, use_fp16)
+    together = (cluster.workers, cluster.ps, batch_size, sync, dataset, seed, use_fp16, recipe, num_held_out)
     return zlib.crc32(repr(together).encode())
 
 
@@ -184,10 +184,21 @@ class Worker:
     """One worker's part: its slice of each batch, and the gradients of that.
 
     Attributes:
+      recipe: the recipes.Recipe.
+      global_batch_size: pictures a step, of all synchronous workers together.
       shown: Slots of the summaries that the chief shows together with its own, or None.
     """
 
-    def __init__(self, cluster, batch_size, sync=True, save_summaries_steps=0, build=model.inference, **network):
+    def __init__(
+        self,
+        cluster,
+        batch_size,
+        sync=True,
+        save_summaries_steps=0,
+        build=model.inference,
+        recipe=recipes.TUTORIAL,
+        **network,
+    ):
         """
         Args:
           cluster: the Cluster.
@@ -195,11 +206,14 @@ class Worker:
           sync: whether the chief updates the variables with the gradients of all, or each worker with its own.
           save_summaries_steps: steps between two summaries, which are of the chief's own worker; 0: none.
           build: the network: model.inference, or another of model.NETWORKS.
+          recipe: the recipes.Recipe; asynchronous workers have no momentum.
           **network: use_fp16, seed, lrn and microbatch_size, as for model.inference.
         """
         self._cluster = cluster
         self._batch_size = batch_size
         self._sync = sync
+        self.recipe = recipe
+        self.global_batch_size = (len(cluster.workers) if sync else 1) * batch_size
         self._save_summaries_steps = save_summaries_steps if cluster.is_chief else 0
         self._build = functools.partial(build, **network)
         self.shown = None
@@ -209,9 +223,9 @@ class Worker:
         with tf.name_scope(_SCOPE):
             self._step = tf.placeholder(tf.int64, [], "step")
         size = self._batch_size
-        slices, position = (len(self._cluster.workers), self._cluster.task) if self._sync else (1, 0)
+        start = self._cluster.task * size if self._sync else 0
         return cifar10_input.distorted_slice(
-            examples, self._step, slices * size, position * size, size, seed, flip=flip
+            examples, self._step, self.global_batch_size, start, size, seed, flip=flip, **self.recipe.of_input
         )
 
     def build_step(self, images, labels, global_step, learning_rate, num_classes):
@@ -227,7 +241,7 @@ class Worker:
           {tag: scalar}: the losses of its slice.
         """
         cluster = self._cluster
-        losses = training.losses(training.loss(self._build(images, num_classes), labels))
+        losses = training.losses(training.loss(self._build(images, num_classes), labels, self.recipe.label_smoothing))
         gradients = tf.gradients(losses["cross_entropy"], tf.trainable_variables())
         if self._sync:
             slots = _gradient_slots(cluster, cluster.task, losses["cross_entropy"])
@@ -235,7 +249,12 @@ class Worker:
         else:
             with tf.device(f"{cluster.holders[0]}/cpu:0"):
                 update, losses["total_loss"] = towers.update(
-                    [gradients], [losses["cross_entropy"]], towers.decays(losses), global_step, learning_rate
+                    [gradients],
+                    [losses["cross_entropy"]],
+                    towers.decays(losses),
+                    global_step,
+                    learning_rate,
+                    **self.recipe.of_update,
                 )
             done = [update, *_loss_slot(cluster, losses["total_loss"]).write([losses["total_loss"]])]
         self._orders = orders_to(cluster, "worker", cluster.task)
@@ -326,7 +345,7 @@ class Chief:
           life: from new_life.
           server: tf.train.Server.
           config: tf.ConfigProto of its sessions.
-          max_steps: the global step at which training ends.
+          max_steps: the global step at which training ends, or None for the recipe's own.
           waiting: cluster.Waiting.
           sync: see Worker.
           backup_workers: how many workers, the slowest, a synchronous step does not wait for.
@@ -347,6 +366,8 @@ class Chief:
 
     def build_input(self, examples, seed, flip):
         """Builds its own worker's input: see Worker.build_input."""
+        if self._max_steps is None:
+            self._max_steps = self._worker.recipe.max_steps(examples.count, self._worker.global_batch_size)
         return self._worker.build_input(examples, seed, flip)
 
     def build_step(self, images, labels, global_step, learning_rate, num_classes):
@@ -379,6 +400,7 @@ class Chief:
                 global_step,
                 learning_rate,
                 order_next,
+                **self._worker.recipe.of_update,
             )
 
     def _weighted(self, slots, home):

@@ -17,6 +17,7 @@ from cifar10 import (
     evaluation,
     microbatches,
     model,
+    recipes,
     records,
     summaries,
     training,
@@ -73,7 +74,7 @@ def tutorial_step(total_loss, global_step, learning_rate):
         gradients = optimizer.compute_gradients(total_loss)
     update = optimizer.apply_gradients(gradients, global_step)
     with tf.control_dependencies([update]):
-        averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY, global_step)
+        averages = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY, global_step)
         return averages.apply(tf.trainable_variables())
 
 
@@ -119,7 +120,7 @@ def tutorial_evaluation(data, options):
     paths = records.paths(data, options["data_dir"], "test")
     images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples, dataset=data)
     top_k = tf.nn.in_top_k(model.inference(images, data.num_classes, lrn="op"), labels, 1)
-    averages = tf.train.ExponentialMovingAverage(training.MOVING_AVERAGE_DECAY)
+    averages = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY)
     saver = tf.train.Saver(averages.variables_to_restore())
     summary = summaries.merged()
     path = checkpoints.newest_readable(os.path.join(options["shared_dir"], "train"))

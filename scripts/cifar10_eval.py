@@ -32,6 +32,8 @@ def run(
     data = datasets.named(dataset, data_dir)
     download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
+    if eval_data == "held_out":
+        examples = evaluation.held_out(examples, dataset, checkpoint_dir)
     num_examples = num_examples or min(10_000, examples.count)
     trained_on = runs.recorded(checkpoint_dir, "dataset")
     if trained_on not in (None, dataset):
@@ -54,7 +56,12 @@ def run(
 
 def define_flags():
     absl_flags.DEFINE_string("eval_dir", "/tmp/cifar10_eval", "Directory where to write event logs.")
-    absl_flags.DEFINE_enum("eval_data", "test", ["test", "train_eval"], "Pictures to evaluate: test or training ones.")
+    absl_flags.DEFINE_enum(
+        "eval_data",
+        "test",
+        ["test", "train_eval", "held_out"],
+        "Pictures to evaluate: test or training ones, or those that the training's --num_held_out kept.",
+    )
     absl_flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory where to read model checkpoints.")
     absl_flags.DEFINE_integer("eval_interval_secs", 300, "Least seconds between two evaluations.", lower_bound=0)
     absl_flags.DEFINE_integer(

@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from cifar10 import devices, flags, loss_scaling, microbatches, towers, trainer
 from cifar10.model import NETWORKS
+from cifar10.recipes import RECIPES
 
 
 def run(
@@ -22,10 +23,12 @@ def run(
     lrn,
     microbatch_size,
     log_device_placement,
+    recipe,
     variables_on="cpu",
     **options,
 ):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
+    recipe = RECIPES[recipe]
     microbatch_size = microbatches.size(microbatch_size)
     num_microbatches = num_gpus * microbatches.count(batch_size, microbatch_size)
     config = devices.session_config(num_microbatches, num_gpus, log_device_placement)
@@ -49,10 +52,19 @@ def run(
             loss_scaling.for_half_precision(use_fp16),
             NETWORKS[model],
             "/cpu:0" if variables_on == "cpu" else tower_devices[0],
+            recipe.label_smoothing,
+            **recipe.of_update,
         )
 
     trainer.train(
-        build_step, batch_size=batch_size, seed=seed, model=model, num_towers=num_gpus, config=config, **options
+        build_step,
+        batch_size=batch_size,
+        seed=seed,
+        model=model,
+        recipe=recipe,
+        num_towers=num_gpus,
+        config=config,
+        **options,
     )
 
 

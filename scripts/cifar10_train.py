@@ -7,22 +7,24 @@ Stop it when you like: started again, it continues the run in --train_dir.
 
 from cifar10 import devices, flags, loss_scaling, microbatches, trainer, training
 from cifar10.model import NETWORKS
+from cifar10.recipes import RECIPES
 
 
-def run(*, batch_size, use_fp16, seed, model, lrn, microbatch_size, log_device_placement, **options):
+def run(*, batch_size, use_fp16, seed, model, lrn, microbatch_size, log_device_placement, recipe, **options):
     """Trains; the parameters are the flags, options those that trainer.train takes."""
+    recipe = RECIPES[recipe]
     microbatch_size = microbatches.size(microbatch_size)
     config = devices.session_config(microbatches.count(batch_size, microbatch_size), log_placement=log_device_placement)
 
     def build_step(images, labels, global_step, learning_rate, num_classes):
         half, loss_scale = devices.half_precision(), loss_scaling.for_half_precision(use_fp16)
         logits = NETWORKS[model](images, num_classes, use_fp16, seed, lrn, microbatch_size, half)
-        loss = training.loss(logits, labels)
-        return training.train(loss, global_step, learning_rate, loss_scale=loss_scale), loss
+        loss = training.loss(logits, labels, recipe.label_smoothing)
+        return training.train(loss, global_step, learning_rate, loss_scale=loss_scale, **recipe.of_update), loss
 
     if use_fp16:
         devices.warn_if_half_precision_is_slow()
-    trainer.train(build_step, batch_size=batch_size, seed=seed, model=model, config=config, **options)
+    trainer.train(build_step, batch_size=batch_size, seed=seed, model=model, recipe=recipe, config=config, **options)
 
 
 if __name__ == "__main__":

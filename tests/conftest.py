@@ -27,6 +27,8 @@ TRAIN_FLAGS = {
     "min_fraction_of_examples_in_queue": 0.4,
     "restart": False,
     "model": "tutorial",
+    "recipe": "tutorial",
+    "num_held_out": 0,
     "lrn": "auto",
     "microbatch_size": 8,
     "seed": 0,

@@ -69,7 +69,12 @@ def test_small_gradients_vanish_in_float16_without_the_scale_and_do_not_with_it(
 
 
 @pytest.mark.parametrize(
-    ("script", "flags"), [("cifar10_train", {}), ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8})]
+    ("script", "flags"),
+    [
+        ("cifar10_train", {}),
+        ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8}),
+        ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8, "recipe": "fast"}),
+    ],
 )
 def test_training_in_float16_follows_float32_and_saves_the_same_tensors(
     synthetic_dir, tmp_path, monkeypatch, script, flags

@@ -176,6 +176,7 @@ def test_modules_import_each_other_in_reading_order_only():
         "layers",
         "cifar10_input",
         "model",
+        "recipes",
         "training",
         "towers",
         "checkpoints",

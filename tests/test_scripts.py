@@ -55,7 +55,7 @@ def test_a_wrong_command_line_is_refused(arguments, message, tmp_path):
     [
         (["--num_examples=0"], "flag --num_examples=0: 0 is not a positive integer"),
         (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
-        (["--eval_data=validation"], "flag --eval_data=validation: value should be one of <test|train_eval>"),
+        (["--eval_data=validation"], "flag --eval_data=validation: value should be one of <test|train_eval|held_out>"),
         (["--runonce"], "Unknown command line flag 'runonce'. Did you mean: run_once ?"),
     ],
 )

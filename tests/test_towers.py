@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, devices, model, records, towers, training
+from cifar10 import cifar10_input, datasets, devices, model, recipes, records, towers, training
 
 STEPS = 50
 
@@ -14,23 +14,24 @@ STEPS = 50
 class Trainer:
     """A session that trains with a global batch of 128 in one tower or several."""
 
-    def __init__(self, examples, num_towers, **towers_options):
+    def __init__(self, examples, num_towers, recipe=recipes.TUTORIAL, **towers_options):
         with tf.Graph().as_default() as self.graph:
             global_step = tf.train.get_or_create_global_step()
-            images, labels = cifar10_input.distorted_inputs(examples, 128)
-            rate = tf.constant(0.1)
+            images, labels = cifar10_input.distorted_inputs(examples, 128, **recipe.of_input)
+            rate = training.scheduled(recipe.learning_rate, global_step, STEPS, 128)
             options = {"seed": 0, "microbatch_size": 32}
             if num_towers == 1:
-                self.loss = training.loss(model.inference(images, **options), labels)
-                self.train_op = training.train(self.loss, global_step, rate)
+                self.loss = training.loss(model.inference(images, **options), labels, recipe.label_smoothing)
+                self.train_op = training.train(self.loss, global_step, rate, **recipe.of_update)
             else:
                 tower_devices = devices.of_towers(num_towers)
+                options |= {"label_smoothing": recipe.label_smoothing, **recipe.of_update}
                 self.train_op, self.loss = towers.train(
                     images, labels, tower_devices, global_step, rate, **options, **towers_options
                 )
             self.variables = {variable.op.name: variable for variable in tf.global_variables()}
             self.session = tf.Session(config=devices.session_config(4, num_towers))
-            self.session.run(tf.global_variables_initializer())
+            self.session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
 
     def step(self, **options):
         return self.session.run([self.loss, self.train_op], **options)[0]
@@ -48,10 +49,10 @@ def examples(synthetic_dir):
     return records.load(datasets.SYNTHETIC, synthetic_dir, "train")
 
 
-@pytest.mark.parametrize("num_towers", [2, 4])
-def test_towers_train_as_one_does_to_the_last_bit(examples, num_towers):
+@pytest.mark.parametrize(("num_towers", "recipe"), [(2, "tutorial"), (4, "tutorial"), (2, "fast")])
+def test_towers_train_as_one_does_to_the_last_bit(examples, num_towers, recipe):
     """1 x 128, 2 x 64 and 4 x 32, left to themselves for 50 steps: the same variables, averages and so losses."""
-    one, several = Trainer(examples, 1), Trainer(examples, num_towers)
+    one, several = (Trainer(examples, n, recipes.RECIPES[recipe]) for n in (1, num_towers))
     assert one.variables.keys() == several.variables.keys()
     losses = np.array([(one.step(), several.step()) for _ in range(STEPS)])
     np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-6)  # a mean of means may round
