@@ -14,7 +14,7 @@ NUM_EPOCHS_PER_DECAY = 350.0  # epochs after which the learning rate drops
 LEARNING_RATE_DECAY_FACTOR = 0.1  # what it is multiplied by then
 INITIAL_LEARNING_RATE = 0.1  # of gradient descent
 
-FAST_NUM_EPOCHS = 60.0  # epochs after which the fast recipe's training ends
+FAST_NUM_EPOCHS = 80.0  # epochs after which the fast recipe's training ends
 
 
 @dataclasses.dataclass(frozen=True)
