@@ -92,7 +92,7 @@ def train(
         devices.warn_if_half_precision_is_slow()
     config = workers.session_config(here, config)
     settings = workers.settings(
-        here, options["batch_size"], sync, options["dataset"], seed, use_fp16, recipe, options["num_held_out"]
+        here, options["batch_size"], sync, options["dataset"], model, seed, use_fp16, recipe, options["num_held_out"]
     )
     if here.is_chief:
         _lead(here, server, waiting, config, settings, network, sync, backup_workers, model=model, **options)
@@ -209,8 +209,8 @@ def _follow(here, server, waiting, graph, config, work, settings=None):
         waiting.over()
         if here.job == "worker" and workers.settings_of(orders[-1][0]) != settings:
             raise ClusterError(
-                f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --seed, "
-                "--use_fp16, --recipe or --num_held_out; start all with the same"
+                f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --model, "
+                "--seed, --use_fp16, --recipe or --num_held_out; start all with the same"
             )
 
     while True:

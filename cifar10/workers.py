@@ -143,9 +143,9 @@ def orders_to(cluster, job, task):
     return Messages(f"orders/{job}/{task}", 2, f"{device}/cpu:0")
 
 
-def settings(cluster, batch_size, sync, dataset, seed, use_fp16, recipe, num_held_out):
+def settings(cluster, batch_size, sync, dataset, model, seed, use_fp16, recipe, num_held_out):
     """Returns a number below 2^32 that is the same in processes that have these in common, as they must."""
-    together = (cluster.workers, cluster.ps, batch_size, sync, dataset, seed, use_fp16, recipe, num_held_out)
+    together = (cluster.workers, cluster.ps, batch_size, sync, dataset, model, seed, use_fp16, recipe, num_held_out)
     return zlib.crc32(repr(together).encode())
 
 

@@ -235,11 +235,19 @@ def test_two_workers_train_fast_as_one_process_does_to_the_last_bit(synthetic_di
     assert_equal_to_the_last_bit(final(two), expected)
 
 
-def test_members_of_a_cluster_must_have_one_recipe(synthetic_dir):
+def test_members_of_a_cluster_must_have_one_network_and_recipe():
     here = cluster.from_hosts(["127.0.0.1:1"], [], "worker", 0)
-    common = (here, 16, True, "synthetic", 0, False)
-    settings = {workers.settings(*common, *other) for other in (("tutorial", 0), ("fast", 0), ("fast", 5))}
-    assert len(settings) == 3
+    others = [
+        ("tutorial", "tutorial", 0),
+        ("cuda_convnet", "tutorial", 0),
+        ("tutorial", "fast", 0),
+        ("tutorial", "fast", 5),
+    ]
+    settings = {
+        workers.settings(here, 16, True, "synthetic", model, 0, False, recipe, held_out)
+        for model, recipe, held_out in others
+    }
+    assert len(settings) == 4
     with pytest.raises(ClusterError, match="--nosync: --recipe=fast has momentum"):
         roles.train(here, False, 0.0, False, False, 0, "tutorial", "auto", None, False, 0, "fast")
 
