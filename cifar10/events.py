@@ -80,10 +80,14 @@ class EventFile:
     def _open(self):
         self.close()
         os.makedirs(self._directory, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{self._num_files}"
-        self._num_files += 1
+        stem = os.path.join(
+            self._directory, f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        )
+        while os.path.exists(f"{stem}.{self._num_files}"):  # of a run in this process within this second
+            self._num_files += 1
         self._num_events = 0
-        self._path = os.path.join(self._directory, name)
+        self._path = f"{stem}.{self._num_files}"
+        self._num_files += 1
         self._writer = tf.io.TFRecordWriter(self._path)
         self._writer.write(tf.Event(wall_time=time.time(), file_version=VERSION).SerializeToString())
 

@@ -537,7 +537,7 @@ def test_a_port_of_tensorflows_server_is_closed_to_all_but_this_machine():
     assert ports.answers(address) and ports.answers(outside)
     files = len(os.listdir("/proc/self/fd"))
     ports.close_to_others(int(address.rpartition(":")[2]))
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(os.listdir("/proc/self/fd")) <= files
     assert ports.answers(address) and not ports.answers(outside)
     with tf.Graph().as_default(), tf.Session(server.target) as session:
         assert session.run(tf.constant(1) + 1) == 2

@@ -26,11 +26,11 @@ def no_process_is_left():
 
 
 def start(script, *args, ignoring=()):
-    """Starts a script, with signals ignored as a shell does for what it starts with `&`."""
+    """Starts a script, with signals ignored as a shell does for what it starts with `&`, and no others."""
 
     def ignore():
-        for signum in ignoring:
-            signal.signal(signum, signal.SIG_IGN)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN if signum in ignoring else signal.SIG_DFL)
 
     process = subprocess.Popen(
         [sys.executable, SCRIPTS / f"{script}.py", *args],

@@ -5,7 +5,7 @@ import published
 import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, model, summaries, towers, training
+from cifar10 import cifar10_input, events, model, summaries, towers, training
 
 
 def build_single(noise):
@@ -98,3 +98,17 @@ def test_a_small_histogram_is_of_all_values(graph):
     summaries.histogram("weights", tf.zeros([5, 5, 64, 64]))
     with tf.Session() as session:
         assert tf.Summary.FromString(session.run(summaries.merged())).value[0].histo.num == 102_400
+
+
+def test_runs_of_one_second_each_have_an_event_file_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(events.time, "time", lambda: 1_500_000_000.25)
+    for step in (1, 2, 3):
+        with events.EventFile(str(tmp_path)) as event_file:
+            event_file.add_start(step)
+    steps = [
+        event.step
+        for path in sorted(tmp_path.iterdir())
+        for event in tf.train.summary_iterator(str(path))
+        if event.HasField("session_log")
+    ]
+    assert steps == [1, 2, 3]
