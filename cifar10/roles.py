@@ -1,5 +1,8 @@
 """What each process of a training on several machines does: the chief, a worker, a parameter server."""
 
+import concurrent.futures
+import threading
+
 import tensorflow.compat.v1 as tf
 
 from cifar10 import (
@@ -24,7 +27,7 @@ LOST = (
     tf.errors.FailedPreconditionError,
     tf.errors.UnavailableError,
 )
-THREADS_BESIDE_OTHERS = 3  # of a worker that shares its machine: two for micro-batches, one for other workers
+THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine
 
 
 def train(
@@ -106,7 +109,7 @@ def _lead(
     """Trains as the chief, from the newest checkpoint again whenever a parameter server is gone."""
     while True:
         waiting.until_answering(f"ps {i}" for i in range(len(here.ps)))
-        worker = workers.Worker(here, batch_size, sync, options["save_summaries_steps"], **network)
+        worker = workers.Worker(here, batch_size, sync, options["save_summaries_steps"], settings=settings, **network)
         chief = workers.Chief(
             here, worker, workers.new_life(settings), server, config, max_steps, waiting, sync, backup_workers
         )
@@ -164,7 +167,7 @@ def _work(
     num_examples = records.num_trained_on(data, num_held_out)
     download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "train").part(0, num_examples)
-    worker = workers.Worker(here, batch_size, sync, **network)
+    worker = workers.Worker(here, batch_size, sync, settings=settings, **network)
     with tf.Graph().as_default() as graph, tf.device(workers.placement(here)):
         global_step = tf.train.get_or_create_global_step()
         images, labels = worker.build_input(examples, network["seed"], data.flip)
@@ -179,50 +182,67 @@ def _work(
 def _hold(here, server, waiting):
     """Holds variables, which TensorFlow's server does by itself, until the chief says that training has ended."""
     with tf.Graph().as_default() as graph:
-        messages = workers.orders_to(here, "ps", here.task)
+        message = workers.orders_to(here, "ps", here.task).next()
 
-    def work(session, look):
+    def work(session, heard):
         while True:
-            orders = messages.receive(session)
-            look(orders)
-            for _, step in orders:
-                if step < 0:
-                    return step
+            order = session.run(message).tolist()
+            heard(order)
+            if order[1] < 0:
+                return order[1]
 
     _follow(here, server, waiting, graph, tf.ConfigProto(device_filters=[here.device]), work)
 
 
 def _follow(here, server, waiting, graph, config, work, settings=None):
-    """Calls work(session, look) until it returns the chief's last order, and again whenever somebody is gone."""
+    """Calls work(session, heard) until it returns the chief's last order, and again whenever somebody is gone."""
     chief = here.worker_name(0)
     needed = [chief, *(f"ps {i}" for i in range(len(here.ps)))] if here.job == "worker" else [chief]
+    news = threading.Event()
 
     def missing():
         names = waiting.silent(None if here.job == "worker" else needed)
         # A parameter server gets no orders while all is well.
         return waiting.describe(names) or (f"the next step from {chief}" if here.job == "worker" else "")
 
-    def look(orders):
-        if not orders:
-            waiting.look(missing)
-            return
-        waiting.over()
-        if here.job == "worker" and workers.settings_of(orders[-1][0]) != settings:
+    def heard(order):
+        if here.job == "worker" and workers.settings_of(order[0]) != settings:
             raise ClusterError(
                 f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --model, "
                 "--seed, --use_fp16, --recipe or --num_held_out; start all with the same"
             )
+        news.set()
+
+    def look():
+        if news.is_set():
+            news.clear()
+            waiting.over()
+        else:
+            waiting.look(missing)
 
     while True:
         waiting.until_answering(needed)
         try:
             with tf.Session(server.target, graph=graph, config=config) as session:
-                order = work(session, look)
+                order = _watched(lambda session=session: work(session, heard), look, session)
             break
         except LOST:
             _say_lost(here)
     if order == workers.FAILED:
         raise ClusterError(f"{here.name}: the chief has given up; its last line says why")
+
+
+def _watched(work, look, session):
+    """Returns work(), which waits in the session; calls look() meanwhile, and ends the waiting if that raises."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        try:
+            while not concurrent.futures.wait([future], timeout=cluster.POLL_SECS).done:
+                look()
+        except BaseException:
+            session.close()
+            raise
+        return future.result()
 
 
 def _say_lost(here):

@@ -14,6 +14,7 @@ take two of one worker and none of another, and its variables would be in the ch
 
 import contextlib
 import functools
+import re
 import secrets
 import threading
 import time
@@ -21,7 +22,7 @@ import zlib
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, model, recipes, summaries, towers, training
+from cifar10 import cifar10_input, microbatches, model, recipes, summaries, towers, training
 from cifar10.cluster import POLL_SECS
 
 # Orders that are no step.
@@ -30,6 +31,10 @@ FAILED = -2  # the chief has given up
 
 FAREWELL_SECS = 10.0  # for the others to hear of it
 
+# Numbers from which a tensor goes by itself, as local3's weights do, which need not wait for others to save a message.
+ALONE = 2**18
+
+REFUSED = r"assertion failed: \[(\d+) (-?\d+)\]"  # what TensorFlow's Assert says of an order
 _SCOPE = "cluster/"  # with its slash, so that entering it again continues it
 
 
@@ -60,6 +65,36 @@ def session_config(cluster, config):
     limited.CopyFrom(config)
     limited.device_filters.extend(sorted({cluster.device, *cluster.holders}))
     return limited
+
+
+def carry(tensors, sources, destinations):
+    """Returns tensors where they are to go; those of fewer than ALONE numbers that go the same way go as one.
+
+    Args:
+      tensors: of float32.
+      sources, destinations: of each the device that has it, and that is to get it; within a process nothing is done.
+    """
+    together = {}
+    for i, (tensor, source, destination) in enumerate(zip(tensors, sources, destinations, strict=True)):
+        way = _cpu(source), _cpu(destination)
+        if way[0] != way[1] and tensor.shape.num_elements() < ALONE:
+            together.setdefault(way, []).append(i)
+    carried = list(tensors)
+    for (source, destination), members in together.items():
+        shapes = [tensors[i].shape for i in members]
+        with tf.name_scope(_SCOPE), tf.device(source):
+            joined = tf.concat([tf.reshape(tensors[i], [-1]) for i in members], 0)
+        with tf.name_scope(_SCOPE), tf.device(destination):
+            parts = tf.split(joined, [shape.num_elements() for shape in shapes])
+            for i, part, shape in zip(members, parts, shapes, strict=True):
+                carried[i] = tf.reshape(part, shape)
+    return carried
+
+
+def _cpu(device):
+    """Returns the CPU of the process that a device is of."""
+    spec = tf.DeviceSpec.from_string(device)
+    return f"/job:{spec.job}/task:{spec.task}/cpu:0"
 
 
 class Slots:
@@ -105,7 +140,7 @@ class Slots:
 
     def clear(self):
         """Returns ops that leave zeros there."""
-        return self.write(self._each(lambda tensor: tf.zeros(tensor.shape), self.like))
+        return self.write(self._each(lambda tensor: tf.zeros(tensor.shape, tensor.dtype.base_dtype), self.like))
 
     def _each(self, build, *lists):
         built = []
@@ -120,21 +155,30 @@ class Messages:
 
     def __init__(self, name, numbers, device):
         with tf.name_scope(_SCOPE), tf.device(device):
-            self._queue = tf.FIFOQueue(-1, [tf.int64] * numbers, [[]] * numbers, shared_name=name)
+            self._queue = tf.FIFOQueue(-1, [tf.int64], [[numbers]], shared_name=name)
             self._all = self._queue.dequeue_many(tf.maximum(1, self._queue.size()))
 
-    def send(self, *numbers):
-        """Returns the op that sends a message."""
+    def send(self, message):
+        """Returns the op that sends a message, int64 [numbers]."""
         with tf.name_scope(_SCOPE):
-            return self._queue.enqueue(numbers)
+            return self._queue.enqueue([message])
+
+    def next(self):
+        """Returns the next message, int64 [numbers], once there is one."""
+        with tf.name_scope(_SCOPE):
+            return self._queue.dequeue()
+
+    def newest(self):
+        """Returns the newest message, int64 [numbers], once there is one; those before it are lost."""
+        return self._all[-1]
 
     def receive(self, session):
         """Returns the list of all messages that are there; if there is none it waits for one, but not for long."""
         try:
-            columns = session.run(self._all, options=tf.RunOptions(timeout_in_ms=int(1000 * POLL_SECS)))
+            messages = session.run(self._all, options=tf.RunOptions(timeout_in_ms=int(1000 * POLL_SECS)))
         except tf.errors.DeadlineExceededError:
             return []
-        return list(zip(*(column.tolist() for column in columns), strict=True))
+        return [tuple(message) for message in messages.tolist()]
 
 
 def orders_to(cluster, job, task):
@@ -159,7 +203,7 @@ def new_life(settings):
 
 
 def settings_of(life):
-    """Returns the settings of the chief."""
+    """Returns the settings of the chief, of an int or an int64 tensor."""
     return life & 0xFFFFFFFF
 
 
@@ -197,6 +241,7 @@ class Worker:
         save_summaries_steps=0,
         build=model.inference,
         recipe=recipes.TUTORIAL,
+        settings=0,
         **network,
     ):
         """
@@ -207,12 +252,14 @@ class Worker:
           save_summaries_steps: steps between two summaries, which are of the chief's own worker; 0: none.
           build: the network: model.inference, or another of model.NETWORKS.
           recipe: the recipes.Recipe; asynchronous workers have no momentum.
+          settings: from the function of this name; the orders of a chief with others are not done.
           **network: use_fp16, seed, lrn and microbatch_size, as for model.inference.
         """
         self._cluster = cluster
         self._batch_size = batch_size
         self._sync = sync
         self.recipe = recipe
+        self._settings = settings
         self.global_batch_size = (len(cluster.workers) if sync else 1) * batch_size
         self._save_summaries_steps = save_summaries_steps if cluster.is_chief else 0
         self._build = functools.partial(build, **network)
@@ -220,12 +267,24 @@ class Worker:
 
     def build_input(self, examples, seed, flip):
         """Builds the slice of the training input: see cifar10_input.distorted_slice."""
-        with tf.name_scope(_SCOPE):
-            self._step = tf.placeholder(tf.int64, [], "step")
+        cluster = self._cluster
+        home = f"{cluster.holders[0]}/cpu:0"
+        orders = orders_to(cluster, "worker", cluster.task)
+        with tf.name_scope(_SCOPE), tf.device(home):
+            # For a synchronous worker the newest order counts: the others went on without it.
+            order = orders.newest() if self._sync else orders.next()
+            self._done = Slots(f"done/{cluster.task}", [order], [home])
+            life, step = tf.unstack(order)
+            new = tf.reduce_any(tf.not_equal(order, *self._done.read()))
+            can_be_done = tf.reduce_all([tf.equal(settings_of(life), self._settings), step >= 0, new])
+            with tf.control_dependencies([tf.raw_ops.Assert(condition=can_be_done, data=[order])]):
+                self._order = tf.identity(order)
+        with tf.name_scope(_SCOPE), tf.device(f"{cluster.device}/cpu:0"):
+            self._order_here = tf.identity(self._order)
         size = self._batch_size
-        start = self._cluster.task * size if self._sync else 0
+        start = cluster.task * size if self._sync else 0
         return cifar10_input.distorted_slice(
-            examples, self._step, self.global_batch_size, start, size, seed, flip=flip, **self.recipe.of_input
+            examples, self._order_here[1], self.global_batch_size, start, size, seed, flip=flip, **self.recipe.of_input
         )
 
     def build_step(self, images, labels, global_step, learning_rate, num_classes):
@@ -241,63 +300,95 @@ class Worker:
           {tag: scalar}: the losses of its slice.
         """
         cluster = self._cluster
-        losses = training.losses(training.loss(self._build(images, num_classes), labels, self.recipe.label_smoothing))
-        gradients = tf.gradients(losses["cross_entropy"], tf.trainable_variables())
+        home = f"{cluster.holders[0]}/cpu:0"
+        values = self._values(images, num_classes)
+        with microbatches.computing_with(values):
+            logits = self._build(images, num_classes)
+        losses = training.losses(training.loss(logits, labels, self.recipe.label_smoothing))
+        variables = tf.trainable_variables()
+        computed = tf.gradients(losses["cross_entropy"], [values[variable.op.name] for variable in variables])
+        computed.append(losses["cross_entropy"])
+        destinations = [*(variable.device for variable in variables), home]
+        computed = carry(computed, [cluster.device] * len(computed), destinations)
         if self._sync:
-            slots = _gradient_slots(cluster, cluster.task, losses["cross_entropy"])
-            done = slots.write([*gradients, losses["cross_entropy"]])
+            done = _gradient_slots(cluster, cluster.task, losses["cross_entropy"]).write(computed)
         else:
-            with tf.device(f"{cluster.holders[0]}/cpu:0"):
+            with tf.device(home):
                 update, losses["total_loss"] = towers.update(
-                    [gradients],
-                    [losses["cross_entropy"]],
+                    [computed[:-1]],
+                    computed[-1:],
                     towers.decays(losses),
                     global_step,
                     learning_rate,
                     **self.recipe.of_update,
                 )
             done = [update, *_loss_slot(cluster, losses["total_loss"]).write([losses["total_loss"]])]
-        self._orders = orders_to(cluster, "worker", cluster.task)
         self._reports = _reports_to_chief(cluster)
-        with tf.name_scope(_SCOPE):
-            self._life = tf.placeholder(tf.int64, [], "life")
-        self._report = self._reporting([])
-        self._compute = self._reporting(done)
+        with tf.name_scope(_SCOPE), tf.device(home):
+            self._refused = tf.placeholder(tf.int64, [2], "refused")
+            self._begin = self._done.clear()
+        self._report = self._reporting([], self._refused)
+        self._compute = self._reporting(done, self._order)
         if self._save_summaries_steps:
             self.shown = Slots("summary", [summaries.merged()], [f"{cluster.device}/cpu:0"])
-            self._compute_and_show = self._reporting([*done, *self.shown.write(self.shown.like)])
+            self._compute_and_show = self._reporting([*done, *self.shown.write(self.shown.like)], self._order)
             tf.get_collection_ref(tf.GraphKeys.SUMMARIES)[:] = self.shown.read()
         return losses
 
-    def _reporting(self, done):
-        with tf.control_dependencies(done):
-            return self._reports.send(tf.constant(self._cluster.task, tf.int64), self._life, self._step)
+    def _values(self, images, num_classes):
+        """Returns {name: value} of the network's variables, brought to this worker after the order has come."""
+        with tf.Graph().as_default(), tf.device(placement(self._cluster)):  # only to learn what they are
+            tf.train.get_or_create_global_step()
+            self._build(tf.placeholder(images.dtype, images.shape), num_classes)
+            variables = tf.trainable_variables()
+        read = []
+        for variable in variables:
+            with tf.name_scope(_SCOPE), tf.device(variable.device), tf.control_dependencies([self._order]):
+                handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=variable.shape, shared_name=variable.op.name)
+                read.append(
+                    tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32), variable.shape)
+                )
+        sources = [variable.device for variable in variables]
+        names = [variable.op.name for variable in variables]
+        return dict(zip(names, carry(read, sources, [self._cluster.device] * len(read)), strict=True))
 
-    def work(self, session, look):
-        """Does what the chief orders, up to the order that is no step, which is returned.
+    def _reporting(self, done, order):
+        """Returns the op that, once all is done, reports an order and remembers it."""
+        with tf.name_scope(_SCOPE), tf.device(f"{self._cluster.holders[0]}/cpu:0"):
+            report = tf.concat([[tf.constant(self._cluster.task, tf.int64)], order], 0)
+            with tf.control_dependencies(done):
+                return tf.group(self._reports.send(report), *self._done.write([order]))
+
+    def work(self, session, heard):
+        """Does what the chief orders, up to the order that is no step, which is returned; waits for it for ever.
 
         Args:
-          session: tf.Session.
-          look: function that is called again and again with the orders that have come, maybe none, and returns whether
-            to stop.
+          session: tf.Session, which may be closed to end the waiting: that raises tf.errors.CancelledError.
+          heard: function that is called with each order, (life, step), that has been done or cannot be.
         """
-        last = shown = None
+        session.run(self._begin)
+        step = shown = None
         while True:
-            orders = self._orders.receive(session)
-            if look(orders):
-                return None
-            # For a synchronous worker the newest counts: the others went on without it.
-            for order in orders[-1:] if self._sync else orders:
-                life, step = order
-                op = self._compute
-                if step < 0 or order == last:
-                    op = self._report
-                elif self.shown and step // self._save_summaries_steps != shown:
-                    op, shown = self._compute_and_show, step // self._save_summaries_steps
-                session.run(op, {self._life: life, self._step: step})
-                if step < 0:
-                    return step
-                last = order
+            op, period = self._compute, None
+            if self.shown:
+                period = 0 if step is None else (step + 1) // self._save_summaries_steps
+                op = self._compute if period == shown else self._compute_and_show
+            try:
+                order = session.run([self._order_here, op])[0].tolist()
+                shown = period
+            except tf.errors.InvalidArgumentError as error:
+                # One that is no step, of other settings, or that has been done and may be reported once more.
+                refused = re.search(REFUSED, error.message)
+                if not refused:
+                    raise
+                order = [int(number) for number in refused.groups()]
+                heard(tuple(order))
+                session.run(self._report, {self._refused: order})
+                if order[1] < 0:
+                    return order[1]
+                continue
+            heard(tuple(order))
+            step = order[1]
 
 
 class Post:
@@ -312,11 +403,16 @@ class Post:
         with tf.name_scope(_SCOPE):
             self.step = tf.placeholder(tf.int64, [], "order")
         self._order = self.orders(self.step)
-        self._order_ps = [orders.send(life, self.step) for orders in self._to_ps]
+        self._order_ps = [orders.send(self._message(self.step)) for orders in self._to_ps]
 
     def orders(self, step):
         """Returns the ops that order a step (int64 scalar) of each worker."""
-        return [orders.send(self._life, step) for orders in self._to_workers]
+        message = self._message(step)
+        return [orders.send(message) for orders in self._to_workers]
+
+    def _message(self, step):
+        with tf.name_scope(_SCOPE):
+            return tf.stack([tf.constant(self._life, tf.int64), step])
 
     def order(self, session, worker, step):
         """Orders a step (int) of a worker."""
@@ -360,7 +456,7 @@ class Chief:
         self._backup_workers = backup_workers
         self._life = life
         self._unreported = {}  # worker: the step that was ordered of it
-        self._thread = None
+        self._thread = self._session = None  # of its own worker
         self._failure = None  # of the thread
         self._leaving = False
 
@@ -448,6 +544,7 @@ class Chief:
     def _begin(self, session, step):
         """Starts its own worker, and sends all workers their first orders."""
         session.run(self._initial)
+        self._session = tf.Session(self._server.target, graph=self._graph, config=self._config)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
         if self._sync:
@@ -497,15 +594,16 @@ class Chief:
 
     def _work(self):
         try:
-            with tf.Session(self._server.target, graph=self._graph, config=self._config) as session:
-                self._worker.work(session, lambda orders: self._leaving)
+            self._worker.work(self._session, lambda order: None)
         except Exception as error:
-            self._failure = error
+            if not self._leaving:
+                self._failure = error
 
     def close(self):
         """Ends its own worker."""
         self._leaving = True
         if self._thread is not None:
+            self._session.close()
             self._thread.join()
 
     def dismiss(self, order):
