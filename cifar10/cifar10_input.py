@@ -95,11 +95,7 @@ def distorted_slice(
       labels: int32 [size].
     """
     with tf.name_scope("input"), tf.device("/cpu:0"):
-        images, labels = _slice(
-            examples, step, batch_size, start, size, seed, image_size, flip, jitter, alternating_flip
-        )
-        summaries.image("images", images)
-    return images, labels
+        return _slice(examples, step, batch_size, start, size, seed, image_size, flip, jitter, alternating_flip)
 
 
 def inputs(examples, batch_size, image_size=IMAGE_SIZE):

@@ -22,7 +22,7 @@ import zlib
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, microbatches, model, recipes, summaries, towers, training
+from cifar10 import cifar10_input, datasets, microbatches, model, recipes, summaries, towers, training
 from cifar10.cluster import POLL_SECS
 
 # Orders that are no step.
@@ -140,7 +140,7 @@ class Slots:
 
     def clear(self):
         """Returns ops that leave zeros there."""
-        return self.write(self._each(lambda tensor: tf.zeros(tensor.shape, tensor.dtype.base_dtype), self.like))
+        return self.write(self._each(_zeros, self.like))
 
     def _each(self, build, *lists):
         built = []
@@ -148,6 +148,10 @@ class Slots:
             with tf.name_scope(_SCOPE), tf.device(device):
                 built.append(build(*arguments))
         return built
+
+
+def _zeros(like):
+    return tf.zeros(like.shape, like.dtype.base_dtype)
 
 
 class Messages:
@@ -283,9 +287,38 @@ class Worker:
             self._order_here = tf.identity(self._order)
         size = self._batch_size
         start = cluster.task * size if self._sync else 0
-        return cifar10_input.distorted_slice(
-            examples, self._order_here[1], self.global_batch_size, start, size, seed, flip=flip, **self.recipe.of_input
-        )
+
+        def batch(step):
+            return cifar10_input.distorted_slice(
+                examples, step, self.global_batch_size, start, size, seed, flip=flip, **self.recipe.of_input
+            )
+
+        self._batch = batch
+        step = self._order_here[1]
+        if not self._sync:  # whose next step may be any
+            images, labels = batch(step)
+        else:
+            here = f"{cluster.device}/cpu:0"
+            pictures = [size, cifar10_input.IMAGE_SIZE, cifar10_input.IMAGE_SIZE, datasets.DEPTH]
+            like = [tf.TensorSpec([], tf.int64), tf.TensorSpec(pictures, tf.float32), tf.TensorSpec([size], tf.int32)]
+            self._prepared = Slots(f"prepared/{cluster.task}", like, [here] * len(like))
+            of_step, *prepared = self._prepared.read()
+            with tf.name_scope(_SCOPE), tf.device(here):
+                images, labels = tf.cond(tf.equal(of_step, step), lambda: prepared, lambda: list(batch(step)))
+        summaries.image("images", images)
+        return images, labels
+
+    def _prepare(self, images, labels):
+        """Returns ops that prepare the batch of the step after the one of these pictures and labels."""
+        if not self._sync:
+            return []
+        with (
+            tf.name_scope(_SCOPE),
+            tf.device(f"{self._cluster.device}/cpu:0"),
+            tf.control_dependencies([images, labels]),
+        ):
+            following = self._order_here[1] + 1
+            return self._prepared.write([following, *self._batch(following)])
 
     def build_step(self, images, labels, global_step, learning_rate, num_classes):
         """Builds what the worker does at a step.
@@ -307,6 +340,7 @@ class Worker:
         losses = training.losses(training.loss(logits, labels, self.recipe.label_smoothing))
         variables = tf.trainable_variables()
         computed = tf.gradients(losses["cross_entropy"], [values[variable.op.name] for variable in variables])
+        prepared = self._prepare(images, labels)
         computed.append(losses["cross_entropy"])
         destinations = [*(variable.device for variable in variables), home]
         computed = carry(computed, [cluster.device] * len(computed), destinations)
@@ -327,11 +361,15 @@ class Worker:
         with tf.name_scope(_SCOPE), tf.device(home):
             self._refused = tf.placeholder(tf.int64, [2], "refused")
             self._begin = self._done.clear()
+        if self._sync:
+            self._begin += self._prepared.write([tf.constant(-1, tf.int64), *map(_zeros, self._prepared.like[1:])])
         self._report = self._reporting([], self._refused)
-        self._compute = self._reporting(done, self._order)
+        self._compute = tf.group(self._reporting(done, self._order), *prepared)
         if self._save_summaries_steps:
             self.shown = Slots("summary", [summaries.merged()], [f"{cluster.device}/cpu:0"])
-            self._compute_and_show = self._reporting([*done, *self.shown.write(self.shown.like)], self._order)
+            self._compute_and_show = tf.group(
+                self._reporting([*done, *self.shown.write(self.shown.like)], self._order), *prepared
+            )
             tf.get_collection_ref(tf.GraphKeys.SUMMARIES)[:] = self.shown.read()
         return losses
 

@@ -309,7 +309,13 @@ def recorders(noise):
 def test_variables_and_updates_are_with_the_parameter_server_and_pictures_with_the_worker(recorders):
     of_chief, of_worker = recorders
     assert devices_of(of_worker.nodes("Conv2D|PyFunc|StatelessRandom")) == {"/job:worker/task:1"}
-    assert devices_of(of_worker.nodes("ReadVariableOp|AssignVariableOp")) == {"/job:ps/task:0"}
+    reads, writes = of_worker.nodes("ReadVariableOp"), of_worker.nodes("AssignVariableOp")
+    # The ten variables and the order that was done last; the ten gradients, the cross entropy and the order.
+    assert [devices_of([node]) for node in reads].count({"/job:ps/task:0"}) == 11
+    assert [devices_of([node]) for node in writes].count({"/job:ps/task:0"}) == 12
+    # The batch that is prepared, with its step, stays on the worker.
+    assert [devices_of([node]) for node in reads].count({"/job:worker/task:1"}) == len(reads) - 11 == 3
+    assert [devices_of([node]) for node in writes].count({"/job:worker/task:1"}) == len(writes) - 12 == 3
     updates = of_chief.nodes("ResourceApplyGradientDescent")
     assert len(updates) == 20 and devices_of(updates) == {"/job:ps/task:0"}  # the variables and their moving averages
     assert not of_chief.nodes("Conv2D")
