@@ -27,7 +27,7 @@ LOST = (
     tf.errors.FailedPreconditionError,
     tf.errors.UnavailableError,
 )
-THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine
+THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine; more of them only take turns
 
 
 def train(

@@ -4,7 +4,8 @@ The variables are with the parameter servers, or with the chief, which is the fi
 each step the chief orders a gradient of every worker; a worker reads the variables, computes its slice of the step's
 batch, leaves the gradients in slots of its own beside the variables, and reports; once all have reported, the chief
 adds what is in the slots, in the order of the workers, and updates the variables. So the step is that of as many
-towers. An asynchronous worker updates the variables itself, and gets a step of its own each time.
+towers. A worker's part in a step is one run of its graph, which begins with waiting for the order and prepares the next
+step's pictures as well. An asynchronous worker updates the variables itself, and gets a step of its own each time.
 
 Orders and reports are elements of tf.FIFOQueues, slots are variables that no checkpoint holds. Any of them may come
 twice, or too late: a gradient is a function of the variables and the step. So a process that is started again finds its
@@ -295,7 +296,7 @@ class Worker:
 
         self._batch = batch
         step = self._order_here[1]
-        if not self._sync:  # whose next step may be any
+        if not self._sync:  # its next step may be any, so that nothing can be prepared
             images, labels = batch(step)
         else:
             here = f"{cluster.device}/cpu:0"
