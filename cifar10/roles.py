@@ -10,12 +10,14 @@ from cifar10 import (
     datasets,
     devices,
     download,
+    exchange,
     microbatches,
     records,
     trainer,
     training,
     workers,
 )
+from cifar10.chief import Chief
 from cifar10.errors import ClusterError, UserError
 from cifar10.model import NETWORKS
 from cifar10.recipes import RECIPES
@@ -54,7 +56,7 @@ def train(
       log_device_placement: see devices.session_config.
       use_fp16, seed, lrn, microbatch_size: see model.inference.
       model: name of the network, of model.NETWORKS.
-      sync, backup_workers: see workers.Chief.
+      sync, backup_workers: see chief.Chief.
       recipe: name of a recipe, of recipes.RECIPES.
       **options: see trainer.train.
 
@@ -93,8 +95,8 @@ def train(
         return
     if use_fp16:
         devices.warn_if_half_precision_is_slow()
-    config = workers.session_config(here, config)
-    settings = workers.settings(
+    config = exchange.session_config(here, config)
+    settings = exchange.settings(
         here, options["batch_size"], sync, options["dataset"], model, seed, use_fp16, recipe, options["num_held_out"]
     )
     if here.is_chief:
@@ -110,8 +112,8 @@ def _lead(
     while True:
         waiting.until_answering(f"ps {i}" for i in range(len(here.ps)))
         worker = workers.Worker(here, batch_size, sync, options["save_summaries_steps"], settings=settings, **network)
-        chief = workers.Chief(
-            here, worker, workers.new_life(settings), server, config, max_steps, waiting, sync, backup_workers
+        chief = Chief(
+            here, worker, exchange.new_life(settings), server, config, max_steps, waiting, sync, backup_workers
         )
         try:
             trainer.train(
@@ -121,7 +123,7 @@ def _lead(
                 seed=network["seed"],
                 recipe=network["recipe"],
                 num_towers=len(here.workers) if sync else 1,
-                placement=workers.placement(here),
+                placement=exchange.placement(here),
                 build_input=chief.build_input,
                 max_steps=max_steps,
                 master=server.target,
@@ -137,11 +139,11 @@ def _lead(
             continue
         except UserError:
             chief.close()
-            chief.dismiss(workers.FAILED)
+            chief.dismiss(exchange.FAILED)
             raise
         finally:
             chief.close()
-        chief.dismiss(workers.END)
+        chief.dismiss(exchange.END)
         return
 
 
@@ -168,7 +170,7 @@ def _work(
     download.ensure(data, data_dir, data_url, data_sha256)
     examples = records.load(data, data_dir, "train").part(0, num_examples)
     worker = workers.Worker(here, batch_size, sync, settings=settings, **network)
-    with tf.Graph().as_default() as graph, tf.device(workers.placement(here)):
+    with tf.Graph().as_default() as graph, tf.device(exchange.placement(here)):
         global_step = tf.train.get_or_create_global_step()
         images, labels = worker.build_input(examples, network["seed"], data.flip)
         # Of one who is asynchronous.
@@ -182,7 +184,7 @@ def _work(
 def _hold(here, server, waiting):
     """Holds variables, which TensorFlow's server does by itself, until the chief says that training has ended."""
     with tf.Graph().as_default() as graph:
-        message = workers.orders_to(here, "ps", here.task).next()
+        message = exchange.orders_to(here, "ps", here.task).next()
 
     def work(session, heard):
         while True:
@@ -206,7 +208,7 @@ def _follow(here, server, waiting, graph, config, work, settings=None):
         return waiting.describe(names) or (f"the next step from {chief}" if here.job == "worker" else "")
 
     def heard(order):
-        if here.job == "worker" and workers.settings_of(order[0]) != settings:
+        if here.job == "worker" and exchange.settings_of(order[0]) != settings:
             raise ClusterError(
                 f"{here.name}: {chief} was started with another cluster, --batch_size, --sync, --dataset, --model, "
                 "--seed, --use_fp16, --recipe or --num_held_out; start all with the same"
@@ -228,7 +230,7 @@ def _follow(here, server, waiting, graph, config, work, settings=None):
             break
         except LOST:
             _say_lost(here)
-    if order == workers.FAILED:
+    if order == exchange.FAILED:
         raise ClusterError(f"{here.name}: the chief has given up; its last line says why")
 
 

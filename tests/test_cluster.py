@@ -25,6 +25,7 @@ from cifar10 import (
     cluster,
     datasets,
     devices,
+    exchange,
     local_cluster,
     model,
     ports,
@@ -33,6 +34,7 @@ from cifar10 import (
     training,
     workers,
 )
+from cifar10.chief import Chief
 from cifar10.errors import ClusterError
 
 STEPS = 50
@@ -278,14 +280,14 @@ def recorders(noise):
     config = tf.ConfigProto(intra_op_parallelism_threads=1)
     here = [cluster.from_hosts(addresses[:2], addresses[2:], "worker", i) for i in range(2)]
     servers = [cluster.serve(each, config) for each in (*here, dataclasses.replace(here[0], job="ps"))]
-    configs = [workers.session_config(each, config) for each in here]
+    configs = [exchange.session_config(each, config) for each in here]
     waiting = cluster.Waiting(here[0], 60)
-    life = workers.new_life(0)
-    chief = workers.Chief(here[0], workers.Worker(here[0], 4), life, servers[0], configs[0], 1, waiting)
+    life = exchange.new_life(0)
+    chief = Chief(here[0], workers.Worker(here[0], 4), life, servers[0], configs[0], 1, waiting)
     other = workers.Worker(here[1], 4)
     graphs, built = [tf.Graph(), tf.Graph()], []
     for graph, each, part in zip(graphs, here, (chief, other), strict=True):
-        with graph.as_default(), tf.device(workers.placement(each)):
+        with graph.as_default(), tf.device(exchange.placement(each)):
             global_step = tf.train.get_or_create_global_step()
             built.append(part.build_step(*part.build_input(noise, 0, True), global_step, tf.constant(0.1), 10))
     with graphs[0].as_default():
@@ -301,7 +303,7 @@ def recorders(noise):
         chief.before_step(first, 0, lambda: False)
         of_chief.run(built[0])
         chief.close()
-        chief.dismiss(workers.END)
+        chief.dismiss(exchange.END)
         thread.join()
         yield of_chief, of_worker
 
@@ -336,12 +338,12 @@ def test_what_is_carried_together_arrives_as_it_was_and_large_tensors_go_alone(g
     tensors = [tf.constant(value) for value in values]
     here, holders = "/job:worker/task:1", [f"/job:ps/task:{i}/device:CPU:0" for i in (0, 0, 0, 1, 1)]
     for sources, destinations in ([here] * 5, holders), (holders, [here] * 5):
-        carried = workers.carry(tensors, sources, destinations)
+        carried = exchange.carry(tensors, sources, destinations)
         assert carried[2] is tensors[2]
         for tensor, destination in zip(carried[:2] + carried[3:], destinations[:2] + destinations[3:], strict=True):
             assert tensor.device.startswith(destination)
     assert [op.type for op in graph.get_operations()].count("ConcatV2") == 4  # one a way
-    assert all(a is b for a, b in zip(workers.carry(tensors, holders, holders), tensors, strict=True))
+    assert all(a is b for a, b in zip(exchange.carry(tensors, holders, holders), tensors, strict=True))
     for op in graph.get_operations():
         op._set_device("")  # no session has those devices
     with tf.Session() as session:
@@ -352,7 +354,7 @@ def test_what_is_carried_together_arrives_as_it_was_and_large_tensors_go_alone(g
 def test_with_two_parameter_servers_a_variable_and_what_belongs_to_it_are_together(graph):
     """Of the two, one gets local3's weights, 83 % of all."""
     here = cluster.from_hosts(["127.0.0.1:1"], ["127.0.0.1:2", "127.0.0.1:3"], "worker", 0)
-    with tf.device(workers.placement(here)):
+    with tf.device(exchange.placement(here)):
         global_step = tf.train.get_or_create_global_step()
         loss = training.loss(model.inference(tf.zeros([4, 24, 24, 3])), tf.zeros([4], tf.int32))
         training.train(loss, global_step, tf.constant(0.1))

@@ -18,13 +18,13 @@ from cifar10 import (
     cluster,
     datasets,
     evaluation,
+    exchange,
     loss_scaling,
     recipes,
     records,
     roles,
     trainer,
     training,
-    workers,
 )
 from cifar10.errors import ClusterError, DataError, RunError
 
@@ -128,7 +128,7 @@ def test_a_step_that_overflows_in_float16_changes_neither_weights_nor_momentum(g
 def test_momentum_is_beside_its_variable_and_in_no_checkpoint(graph):
     """Of two parameter servers, each holds the momentum of what it holds."""
     here = cluster.from_hosts(["127.0.0.1:1"], ["127.0.0.1:2", "127.0.0.1:3"], "worker", 0)
-    with tf.device(workers.placement(here)):
+    with tf.device(exchange.placement(here)):
         build_update(momentum=0.9)
     device = {variable.op.name: variable.device for variable in tf.trainable_variables()}
     slots = {variable.op.name: variable.device for variable in tf.local_variables()}
@@ -244,7 +244,7 @@ def test_members_of_a_cluster_must_have_one_network_and_recipe():
         ("tutorial", "fast", 5),
     ]
     settings = {
-        workers.settings(here, 16, True, "synthetic", model, 0, False, recipe, held_out)
+        exchange.settings(here, 16, True, "synthetic", model, 0, False, recipe, held_out)
         for model, recipe, held_out in others
     }
     assert len(settings) == 4
