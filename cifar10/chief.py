@@ -42,9 +42,10 @@ class Post:
         """Sends all parameter servers an order that is no step."""
         session.run(self._order_ps, {self.step: step})
 
-    def hear(self, session):
-        """Returns the (worker, step) that have been reported; waits if there is none, but not for long."""
-        return [(worker, step) for worker, life, step in self._reports.receive(session) if life == self._life]
+    def hearer(self, session):
+        """Returns a function that returns the list of (worker, step) reported; if empty it waits, but not for long."""
+        receive = self._reports.receiver(session)
+        return lambda: [(worker, step) for worker, life, step in receive() if life == self._life]
 
 
 class Chief:
@@ -161,6 +162,7 @@ class Chief:
     def _begin(self, session, step):
         """Starts its own worker, and sends all workers their first orders."""
         session.run(self._initial)
+        self._heard = self._post.hearer(session)
         self._session = tf.Session(self._server.target, graph=self._graph, config=self._config)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -182,7 +184,7 @@ class Chief:
 
     def _hear(self, session):
         """Takes what has been reported; where nothing is, says who is missing, and sends their orders again."""
-        reports = self._post.hear(session)
+        reports = self._heard()
         for worker, step in reports:
             if self._unreported.get(worker) != step:
                 continue
@@ -234,10 +236,11 @@ class Chief:
             tf.Session(self._server.target, config=self._config) as session,
         ):
             post = Post(self._cluster, self._life)
+            heard = post.hearer(session)
             while waiting and time.time() < deadline:
                 for worker in waiting:
                     post.order(session, worker, order)
-                for worker, step in post.hear(session):
+                for worker, step in heard():
                     if step == order:
                         waiting.pop(worker, None)
             post.order_ps(session, order)

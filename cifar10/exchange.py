@@ -11,6 +11,7 @@ import zlib
 
 import tensorflow.compat.v1 as tf
 
+from cifar10 import microbatches
 from cifar10.cluster import POLL_SECS
 
 # Orders that are no step.
@@ -52,16 +53,16 @@ def session_config(cluster, config):
     return limited
 
 
-def carry(tensors, sources, destinations):
+def carry(tensors, destinations):
     """Returns tensors where they are to go; those of fewer than ALONE numbers that go the same way go as one.
 
     Args:
-      tensors: of float32.
-      sources, destinations: of each the device that has it, and that is to get it; within a process nothing is done.
+      tensors: of float32, each on the device of a process.
+      destinations: of each the device that is to get it; within a process nothing is done.
     """
     together = {}
-    for i, (tensor, source, destination) in enumerate(zip(tensors, sources, destinations, strict=True)):
-        way = _cpu(source), _cpu(destination)
+    for i, (tensor, destination) in enumerate(zip(tensors, destinations, strict=True)):
+        way = _cpu(tensor.device), _cpu(destination)
         if way[0] != way[1] and tensor.shape.num_elements() < ALONE:
             together.setdefault(way, []).append(i)
     carried = list(tensors)
@@ -74,6 +75,40 @@ def carry(tensors, sources, destinations):
             for i, part, shape in zip(members, parts, shapes, strict=True):
                 carried[i] = tf.reshape(part, shape)
     return carried
+
+
+def multiplied_at(device, gradient):
+    """Returns the gradient of a weight matrix as multiplied on a device, where what is multiplied is smaller than it.
+
+    The gradient is inputs transposed times the gradient of outputs, of each micro-batch, and these have few rows. So
+    they go there instead: the sufficient factors of Xie et al., Lighter-Communication Distributed Machine Learning via
+    Sufficient Factor Broadcasting (2016).
+
+    Args:
+      device: of the weights.
+      gradient: float32, of any variable; one of fewer than ALONE numbers, or no such product, is returned as it is.
+    """
+    products = _addends(gradient)
+    if gradient.shape.num_elements() < ALONE or any(product.op.type != "MatMul" for product in products):
+        return gradient
+    factors = [factor for product in products for factor in product.op.inputs]
+    if sum(factor.shape.num_elements() for factor in factors) >= gradient.shape.num_elements():
+        return gradient
+    carried = carry(factors, [device] * len(factors))
+    with tf.name_scope(SCOPE), tf.device(device):
+        return microbatches.pairwise_sum(
+            [
+                tf.matmul(left, right, product.op.get_attr("transpose_a"), product.op.get_attr("transpose_b"))
+                for product, left, right in zip(products, carried[::2], carried[1::2], strict=True)
+            ]
+        )
+
+
+def _addends(value):
+    """Returns the tensors of which a tensor is the microbatches.pairwise_sum, or itself."""
+    if value.op.type in ("AddN", "Snapshot"):
+        return [addend for part in value.op.inputs for addend in _addends(part)]
+    return [value]
 
 
 def _cpu(device):
@@ -161,13 +196,21 @@ class Messages:
         """Returns the newest message, int64 [numbers], once there is one; those before it are lost."""
         return self._all[-1]
 
-    def receive(self, session):
-        """Returns the list of all messages that are there; if there is none it waits for one, but not for long."""
-        try:
-            messages = session.run(self._all, options=tf.RunOptions(timeout_in_ms=int(1000 * POLL_SECS)))
-        except tf.errors.DeadlineExceededError:
-            return []
-        return [tuple(message) for message in messages.tolist()]
+    def receiver(self, session):
+        """Returns a function that returns the list of all messages that are there.
+
+        If there is none it waits for one, but not for long.
+        """
+        run = session.make_callable(self._all, accept_options=True)
+        options = tf.RunOptions(timeout_in_ms=int(1000 * POLL_SECS))
+
+        def receive():
+            try:
+                return [tuple(message) for message in run(options=options).tolist()]
+            except tf.errors.DeadlineExceededError:
+                return []
+
+        return receive
 
 
 def orders_to(cluster, job, task):

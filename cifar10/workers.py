@@ -133,9 +133,9 @@ class Worker:
         variables = tf.trainable_variables()
         computed = tf.gradients(losses["cross_entropy"], [values[variable.op.name] for variable in variables])
         prepared = self._prepare(images, labels)
-        computed.append(losses["cross_entropy"])
-        destinations = [*(variable.device for variable in variables), home]
-        computed = exchange.carry(computed, [cluster.device] * len(computed), destinations)
+        destinations = [variable.device for variable in variables]
+        computed = list(map(exchange.multiplied_at, destinations, computed))
+        computed = exchange.carry([*computed, losses["cross_entropy"]], [*destinations, home])
         if self._sync:
             done = exchange.gradient_slots(cluster, cluster.task, losses["cross_entropy"]).write(computed)
         else:
@@ -157,12 +157,12 @@ class Worker:
             of_no_step = [tf.constant(-1, tf.int64), *map(exchange.zeros, self._prepared.like[1:])]
             self._begin += self._prepared.write(of_no_step)
         self._report = self._reporting([], self._refused)
-        self._compute = tf.group(self._reporting(done, self._order), *prepared)
+        # A list, as an op of them all would be on one device and have to be told by the other.
+        self._compute = [self._order_here, self._reporting(done, self._order), *prepared]
         if self._save_summaries_steps:
             self.shown = exchange.Slots("summary", [summaries.merged()], [f"{cluster.device}/cpu:0"])
-            self._compute_and_show = tf.group(
-                self._reporting([*done, *self.shown.write(self.shown.like)], self._order), *prepared
-            )
+            done = [*done, *self.shown.write(self.shown.like)]
+            self._compute_and_show = [self._order_here, self._reporting(done, self._order), *prepared]
             tf.get_collection_ref(tf.GraphKeys.SUMMARIES)[:] = self.shown.read()
         return losses
 
@@ -179,9 +179,8 @@ class Worker:
                 read.append(
                     tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32), variable.shape)
                 )
-        sources = [variable.device for variable in variables]
         names = [variable.op.name for variable in variables]
-        return dict(zip(names, exchange.carry(read, sources, [self._cluster.device] * len(read)), strict=True))
+        return dict(zip(names, exchange.carry(read, [self._cluster.device] * len(read)), strict=True))
 
     def _reporting(self, done, order):
         """Returns the op that, once all is done, reports an order and remembers it."""
@@ -198,12 +197,14 @@ class Worker:
           heard: function that is called with each order, (life, step), that has been done or cannot be.
         """
         session.run(self._begin)
+        compute = session.make_callable(self._compute)
+        compute_and_show = session.make_callable(self._compute_and_show) if self.shown else None
         expected, shown = 0, None
         while True:
             period = expected // self._save_summaries_steps if self.shown else None
-            op = self._compute if period == shown else self._compute_and_show
+            step = compute if period == shown else compute_and_show
             try:
-                order = session.run([self._order_here, op])[0].tolist()
+                order = step()[0].tolist()
                 shown = period
             except tf.errors.InvalidArgumentError as error:
                 # One that is no step, of other settings, or that has been done and may be reported once more.

@@ -27,6 +27,7 @@ from cifar10 import (
     devices,
     exchange,
     local_cluster,
+    microbatches,
     model,
     ports,
     records,
@@ -254,6 +255,9 @@ class Recorder:
         )
         return values
 
+    def make_callable(self, fetches, accept_options=False):
+        return lambda options=None: self.run(fetches, options=options)
+
     def nodes(self, types):
         return [node for graph in self.partitions for node in graph.node if re.search(types, node.op)]
 
@@ -324,7 +328,7 @@ def test_variables_and_updates_are_with_the_parameter_server_and_pictures_with_t
 
 
 def test_a_step_sends_the_variables_as_two_tensors_and_gradients_and_loss_as_two(recorders):
-    """local3's weights, 83 % of all, by themselves, and all else together."""
+    """local3's weights, 83 % of all, by themselves, the factors of their gradient together, and all else together."""
     of_chief, of_worker = recorders
     assert len(of_worker.sent("ps")) == len(of_worker.sent("worker")) == 2
     # The update is of what is there already; the chief sends the learning rate and gets the loss.
@@ -338,17 +342,57 @@ def test_what_is_carried_together_arrives_as_it_was_and_large_tensors_go_alone(g
     tensors = [tf.constant(value) for value in values]
     here, holders = "/job:worker/task:1", [f"/job:ps/task:{i}/device:CPU:0" for i in (0, 0, 0, 1, 1)]
     for sources, destinations in ([here] * 5, holders), (holders, [here] * 5):
-        carried = exchange.carry(tensors, sources, destinations)
+        for tensor, source in zip(tensors, sources, strict=True):
+            tensor.op._set_device(source)
+        carried = exchange.carry(tensors, destinations)
         assert carried[2] is tensors[2]
         for tensor, destination in zip(carried[:2] + carried[3:], destinations[:2] + destinations[3:], strict=True):
             assert tensor.device.startswith(destination)
     assert [op.type for op in graph.get_operations()].count("ConcatV2") == 4  # one a way
-    assert all(a is b for a, b in zip(exchange.carry(tensors, holders, holders), tensors, strict=True))
+    assert all(a is b for a, b in zip(exchange.carry(tensors, holders), tensors, strict=True))
     for op in graph.get_operations():
         op._set_device("")  # no session has those devices
     with tf.Session() as session:
         for found, value in zip(session.run(carried), values, strict=True):
             np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "microbatch_size", "shape", "at_weights"),
+    [
+        (204, 51, (1024, 256), True),
+        (8, 0, (1024, 256), True),
+        (8, 4, (1024, 255), False),
+        (205, 41, (1024, 256), False),
+    ],
+    ids=["microbatches", "one", "small", "factors_larger"],
+)
+def test_a_gradient_is_multiplied_at_its_weights_if_less_is_sent_for_it(
+    graph, pictures, microbatch_size, shape, at_weights
+):
+    """The factors' (1,024 + 256) x 204 numbers are fewer than the gradient's 1,024 x 256, and x 205 they are not."""
+    rng = np.random.RandomState(0)
+    x, weights = np.float32(rng.rand(pictures, shape[0])), np.float32(rng.rand(*shape))
+    worker, holder = "/job:worker/task:1/device:CPU:0", "/job:ps/task:0/device:CPU:0"
+    with tf.device(worker):
+        value = tf.constant(weights)
+        with microbatches.computing_with({"weights": value}):
+            variable = tf.get_variable("weights", shape, use_resource=True)
+            parts = microbatches.each(tf.matmul, microbatches.split(tf.constant(x), microbatch_size), variable)
+        (gradient,) = tf.gradients([tf.reduce_sum(tf.square(part)) for part in parts], [value])
+    moved = exchange.multiplied_at(holder, gradient)
+    assert (moved is not gradient) == at_weights
+    if at_weights:
+        products = [op for op in graph.get_operations() if op.type == "MatMul" and op.device == holder]
+        assert moved.device == holder and len(products) == len(parts)
+        together = [op for op in graph.get_operations() if op.type == "ConcatV2"]
+        assert len(together) == 1 and together[0].device == worker
+    for op in graph.get_operations():
+        op._set_device("")  # no session has those devices
+    with tf.Session() as session:
+        found, expected = session.run([moved, gradient])
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, 2 * x.T @ (x @ weights), rtol=1e-5)
 
 
 def test_with_two_parameter_servers_a_variable_and_what_belongs_to_it_are_together(graph):
