@@ -43,9 +43,9 @@ class Post:
         session.run(self._order_ps, {self.step: step})
 
     def hearer(self, session):
-        """Returns a function that returns the list of (worker, step) reported; if empty it waits, but not for long."""
+        """Returns a function (at_least) that returns the (worker, step) reported: see exchange.Messages.receiver."""
         receive = self._reports.receiver(session)
-        return lambda: [(worker, step) for worker, life, step in receive() if life == self._life]
+        return lambda at_least: [(worker, step) for worker, life, step in receive(at_least) if life == self._life]
 
 
 class Chief:
@@ -141,12 +141,15 @@ class Chief:
         """
         if self._thread is None:
             self._begin(session, step)
+        at_least = 1
         if self._sync:
             self._unreported = dict.fromkeys(range(len(self._cluster.workers)), step)
+            at_least = len(self._unreported) - self._backup_workers
         while not self._may_run(step):
             if interrupted():
                 return
-            self._hear(session)
+            self._hear(session, at_least)
+            at_least = 1  # somebody is late, or was heard twice
             if not self._sync:
                 self._hand_out(session)
         self._waiting.over()
@@ -182,9 +185,9 @@ class Chief:
                 self._next += 1
                 self._post.order(session, worker, self._unreported[worker])
 
-    def _hear(self, session):
-        """Takes what has been reported; where nothing is, says who is missing, and sends their orders again."""
-        reports = self._heard()
+    def _hear(self, session, at_least):
+        """Takes what has been reported; where too little is, says who is missing, and sends their orders again."""
+        reports = self._heard(at_least)
         for worker, step in reports:
             if self._unreported.get(worker) != step:
                 continue
@@ -240,7 +243,7 @@ class Chief:
             while waiting and time.time() < deadline:
                 for worker in waiting:
                     post.order(session, worker, order)
-                for worker, step in heard():
+                for worker, step in heard(1):
                     if step == order:
                         waiting.pop(worker, None)
             post.order_ps(session, order)

@@ -180,7 +180,8 @@ class Messages:
     def __init__(self, name, numbers, device):
         with tf.name_scope(SCOPE), tf.device(device):
             self._queue = tf.FIFOQueue(-1, [tf.int64], [[numbers]], shared_name=name)
-            self._all = self._queue.dequeue_many(tf.maximum(1, self._queue.size()))
+            self._at_least = tf.placeholder_with_default(1, [])
+            self._all = self._queue.dequeue_many(tf.maximum(self._at_least, self._queue.size()))
 
     def send(self, message):
         """Returns the op that sends a message, int64 [numbers]."""
@@ -199,14 +200,15 @@ class Messages:
     def receiver(self, session):
         """Returns a function that returns the list of all messages that are there.
 
-        If there is none it waits for one, but not for long.
+        It takes the number of messages to wait for, but does not wait long: the list is empty then, and if there were
+        fewer, but some, they are lost.
         """
-        run = session.make_callable(self._all, accept_options=True)
+        run = session.make_callable(self._all, [self._at_least], accept_options=True)
         options = tf.RunOptions(timeout_in_ms=int(1000 * POLL_SECS))
 
-        def receive():
+        def receive(at_least):
             try:
-                return [tuple(message) for message in run(options=options).tolist()]
+                return [tuple(message) for message in run(at_least, options=options).tolist()]
             except tf.errors.DeadlineExceededError:
                 return []
 
