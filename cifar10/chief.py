@@ -75,6 +75,7 @@ class Chief:
         self._life = life
         self._unreported = {}  # worker: the step that was ordered of it
         self._thread = self._session = None  # of its own worker
+        self._heard = None  # function of Post.hearer
         self._failure = None  # of the thread
         self._leaving = False
 

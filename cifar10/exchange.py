@@ -171,6 +171,7 @@ class Slots:
 
 
 def zeros(like):
+    """Returns zeros of the type and shape of a tensor or variable."""
     return tf.zeros(like.shape, like.dtype.base_dtype)
 
 
