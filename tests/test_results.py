@@ -143,3 +143,4 @@ def test_towers_and_workers_did_the_same_as_one_process():
         for name, setup in setups.items()
     ]
     assert table("devices", "images/s") == expected
+    assert setups["2 workers x 64"]["ratio"] >= 0.85
