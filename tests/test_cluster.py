@@ -331,6 +331,7 @@ def test_a_step_sends_the_variables_as_two_tensors_and_gradients_and_loss_as_two
     """local3's weights, 83 % of all, by themselves, the factors of their gradient together, and all else together."""
     of_chief, of_worker = recorders
     assert len(of_worker.sent("ps")) == len(of_worker.sent("worker")) == 2
+    assert [devices_of([node]) for node in of_worker.nodes("MatMul")].count({"/job:ps/task:0"}) == 1
     # The update is of what is there already; the chief sends the learning rate and gets the loss.
     assert len(of_chief.sent("worker")) == len(of_chief.sent("ps")) == 1
 
