@@ -567,6 +567,9 @@ def test_a_step_goes_on_without_backup_workers_with_the_mean_of_those_who_came(s
         expected = [session.run([loss, train_op], {step: i})[0] for i in range(5)]
     chief.end()
     np.testing.assert_allclose(losses(tmp_path / "train"), expected, rtol=1e-5)
+    # No step waits for who never comes, not even as long as the chief waits before it asks again (of which the line
+    # has half, for two workers).
+    assert min(line["sec_per_batch"] for line in metrics(tmp_path / "train")) < cluster.POLL_SECS / 4
 
 
 def test_there_is_an_end_to_waiting(start, synthetic_dir, tmp_path):
