@@ -2,7 +2,7 @@
 
 import pathlib
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="cifar10",
@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["cifar10"],
+    packages=find_packages(include=["cifar10", "cifar10.*"]),
     scripts=[
         "scripts/cifar10_train.py",
         "scripts/cifar10_eval.py",

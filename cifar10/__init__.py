@@ -13,21 +13,23 @@ import random
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input, datasets, download, model, records, training
+from cifar10 import cifar10_input
 from cifar10.cifar10_input import (
     IMAGE_SIZE,
     NUM_CLASSES,
     NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
     NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
 )
+from cifar10.data import datasets, download, records
 from cifar10.flags import FLAGS
-from cifar10.recipes import (
+from cifar10.network import model, training
+from cifar10.network.recipes import (
     INITIAL_LEARNING_RATE,
     LEARNING_RATE_DECAY_FACTOR,
     MOVING_AVERAGE_DECAY,
     NUM_EPOCHS_PER_DECAY,
 )
-from cifar10.training import TOWER_NAME
+from cifar10.network.training import TOWER_NAME
 
 __all__ = [
     "DATA_URL",

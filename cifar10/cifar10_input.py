@@ -12,12 +12,14 @@ import functools
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import datasets, summaries
-
-IMAGE_SIZE = 24  # pixels, height and width of the pictures that the network sees
-NUM_CLASSES = datasets.CIFAR10.num_classes
-NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = datasets.CIFAR10.num_examples("train")
-NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = datasets.CIFAR10.num_examples("test")
+from cifar10.data import datasets
+from cifar10.data.datasets import (  # noqa: F401 (part of the tutorial's module)
+    IMAGE_SIZE,
+    NUM_CLASSES,
+    NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
+    NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
+)
+from cifar10.network import summaries
 
 # The tutorial's distortions (SPEC: brightness in grey levels of 255, contrast as a factor).
 MAX_BRIGHTNESS_DELTA = 63.0
@@ -27,7 +29,6 @@ MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
 NO_EPOCH = 2**32 - 1  # in the place of the epoch, in the key of what is drawn once for all epochs
 PADDING = -1  # label of a picture that must not count; tf.nn.in_top_k finds it in no picture
-WAIT_MS = "input_wait_ms"  # collection of the milliseconds, float64 scalar, that a step waits for its batch
 
 
 def distorted_inputs(
@@ -300,13 +301,13 @@ def _iterate(steps, batch, timed=False):
 
 
 def _timed(get_batch):
-    """Returns the pictures and labels that get_batch() builds; how long a step waits for them goes to WAIT_MS."""
+    """Returns the pictures and labels that get_batch() builds; how long a step waits goes to summaries.WAIT_MS."""
     asked = tf.timestamp()  # at the beginning of the step, because it needs nothing
     with tf.control_dependencies([asked]):
         images, labels = get_batch()
     with tf.control_dependencies([images]):
         seconds = tf.timestamp() - asked
-    tf.add_to_collection(WAIT_MS, 1000.0 * seconds)
+    tf.add_to_collection(summaries.WAIT_MS, 1000.0 * seconds)
     return images, labels
 
 

@@ -15,3 +15,9 @@ class RunError(UserError):
 
 class ClusterError(UserError):
     """A cluster that is described wrongly, may not be, or of which a part is missing."""
+
+
+def reason(error):
+    """Returns the first line of an error's message, which in TensorFlow may run over many."""
+    text = getattr(error, "strerror", None) or str(getattr(error, "message", error))
+    return (text.strip().splitlines() or [type(error).__name__])[0]

@@ -10,19 +10,11 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import (
-    checkpoints,
-    cifar10_input,
-    dashboards,
-    devices,
-    events,
-    microbatches,
-    model,
-    recipes,
-    runs,
-    summaries,
-)
-from cifar10.errors import RunError
+from cifar10 import cifar10_input
+from cifar10.errors import RunError, reason
+from cifar10.machine import devices
+from cifar10.network import microbatches, model, recipes, summaries
+from cifar10.runs import checkpoints, dashboards, events, history
 
 BATCHES_AT_ONCE = 2  # each of half as many pictures: a core that is done with one goes on with the next
 POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
@@ -82,7 +74,7 @@ class Evaluator:
         self._num_examples = num_examples
         self._images = examples.images[:num_examples]
         self._class_names = class_names
-        facts = {**dashboards.program_facts(runs.program()), "pictures": f"{num_examples:,} of {examples.count:,}"}
+        facts = {**dashboards.program_facts(history.program()), "pictures": f"{num_examples:,} of {examples.count:,}"}
         self._opening = dashboards.opening(facts).SerializeToString()  # of the event file
         batch_size = min(max(1, batch_size // (num_views * BATCHES_AT_ONCE)), num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
@@ -124,7 +116,7 @@ class Evaluator:
                 with self.graph.as_default():  # or Saver takes it for eager execution
                     self._saver.restore(self._session, path)
         except checkpoints.UNREADABLE as error:
-            raise RunError(f"{path}: cannot be evaluated ({checkpoints.reason(error)})") from None
+            raise RunError(f"{path}: cannot be evaluated ({reason(error)})") from None
         if difference:
             raise RunError(f"{path}: {difference}")
         with concurrent.futures.ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
@@ -158,7 +150,7 @@ def held_out(examples, dataset, checkpoint_dir):
     Raises:
       RunError: there are none, there is no run, or it is on another data set.
     """
-    count, trained_on = (runs.recorded(checkpoint_dir, name) for name in ("num_held_out", "dataset"))
+    count, trained_on = (history.recorded(checkpoint_dir, name) for name in ("num_held_out", "dataset"))
     if not count:
         raise RunError(f"{checkpoint_dir}: has no run that holds pictures out; train with --num_held_out first")
     if trained_on != dataset:
@@ -226,7 +218,7 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
                 yield path
                 break
             print(f"{path}: {why}; waiting for another", flush=True)
-        if runs.is_final(checkpoint_dir, last_step):
+        if history.is_final(checkpoint_dir, last_step):
             return
         if not new:
             waiting.tell(found)

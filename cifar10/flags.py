@@ -10,13 +10,14 @@ import sys
 import tensorflow.compat.v1 as tf
 from absl import app, flags
 
-from cifar10 import datasets, signals
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
+from cifar10.data import datasets
+from cifar10.data.pictures import SIZES
 from cifar10.errors import UserError
-from cifar10.layers import LRN_KINDS
-from cifar10.model import NETWORKS
-from cifar10.pictures import SIZES
-from cifar10.recipes import FAST_NUM_EPOCHS, MAX_STEPS, RECIPES
+from cifar10.machine import signals
+from cifar10.network.layers import LRN_KINDS
+from cifar10.network.model import NETWORKS
+from cifar10.network.recipes import FAST_NUM_EPOCHS, MAX_STEPS, RECIPES
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")

@@ -12,8 +12,12 @@ import tempfile
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import checkpoints, cifar10_input, datasets, devices, microbatches, model, pictures, recipes, runs
-from cifar10.errors import DataError, RunError
+from cifar10 import cifar10_input
+from cifar10.data import datasets, pictures
+from cifar10.errors import DataError, RunError, reason
+from cifar10.machine import devices
+from cifar10.network import microbatches, model, recipes
+from cifar10.runs import checkpoints, history
 
 # What an export folder holds beside the SavedModel if it is asked to.
 TFLITE_FILE = "model.tflite"
@@ -29,7 +33,7 @@ def class_names(dataset, data_dir, checkpoint):
       data_dir: where your own pictures were imported to.
       checkpoint: path, `…/model.ckpt-<step>`.
     """
-    dataset = dataset or runs.recorded(os.path.dirname(checkpoint), "dataset") or datasets.CIFAR10.name
+    dataset = dataset or history.recorded(os.path.dirname(checkpoint), "dataset") or datasets.CIFAR10.name
     return datasets.named(dataset, data_dir).class_names
 
 
@@ -114,9 +118,9 @@ class Predictor:
         except DataError as error:
             return error
         except tf.errors.OpError as error:
-            reason = next(line for line in error.message.splitlines() if line and "execution error" not in line)
-            reason = re.sub(r"assertion failed: \[(.*)\]", r"\1", reason)
-            return DataError(f"{pictures.printable(name)}: cannot be decoded ({reason})")
+            why = next(line for line in error.message.splitlines() if line and "execution error" not in line)
+            why = re.sub(r"assertion failed: \[(.*)\]", r"\1", why)
+            return DataError(f"{pictures.printable(name)}: cannot be decoded ({why})")
 
     def close(self):
         self._session.close()
@@ -152,7 +156,7 @@ def _probabilities(resized, checkpoint, num_classes, use_fp16, microbatch_size=0
     """
     with tf.name_scope("crop"):
         images = cifar10_input.central_crop(resized)
-    network = model.NETWORKS[runs.recorded(os.path.dirname(checkpoint), "model") or "tutorial"]
+    network = model.NETWORKS[history.recorded(os.path.dirname(checkpoint), "model") or "tutorial"]
     return tf.nn.softmax(network(images, num_classes, use_fp16, microbatch_size=microbatch_size))
 
 
@@ -264,7 +268,6 @@ def _new_folder(path):
         yield temporary
         os.rename(temporary, path)
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or checkpoints.reason(error)
-        raise RunError(f"{path}: cannot be written ({reason}); choose another --export_dir") from None
+        raise RunError(f"{path}: cannot be written ({reason(error)}); choose another --export_dir") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -9,19 +9,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from benchmark_peers import Contender, repeat
 
-from cifar10 import (
-    checkpoints,
-    cifar10_input,
-    datasets,
-    devices,
-    evaluation,
-    microbatches,
-    model,
-    recipes,
-    records,
-    summaries,
-    training,
-)
+from cifar10 import cifar10_input, evaluation
+from cifar10.data import datasets, records
+from cifar10.machine import devices
+from cifar10.network import microbatches, model, recipes, summaries, training
+from cifar10.runs import checkpoints
 
 # Multiply-adds of one picture forward: the outputs of each layer times the inputs that each output sums.
 MULTIPLY_ADDS = {
@@ -68,7 +60,7 @@ def train_fixed_batch(data, options, **network):
 
 def tutorial_step(total_loss, global_step, learning_rate):
     """The tutorial's update: averages of the losses, gradient descent, moving averages of the variables."""
-    loss_averages = tf.train.ExponentialMovingAverage(training.LOSS_AVERAGE_DECAY, name="avg")
+    loss_averages = tf.train.ExponentialMovingAverage(recipes.LOSS_AVERAGE_DECAY, name="avg")
     with tf.control_dependencies([loss_averages.apply([*tf.get_collection("losses"), total_loss])]):
         optimizer = tf.train.GradientDescentOptimizer(learning_rate)
         gradients = optimizer.compute_gradients(total_loss)

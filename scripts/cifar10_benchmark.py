@@ -36,14 +36,11 @@ import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags
 from benchmark_contenders import FLOP_PER_IMAGE, PEAK_SIZE, WORKERS, write_start
 
-from cifar10 import (
-    datasets,
-    devices,
-    download,
-    flags,
-    runs,
-)
+from cifar10 import flags
+from cifar10.data import datasets, download
 from cifar10.errors import RunError
+from cifar10.machine import devices
+from cifar10.runs import history
 
 WARM_UP_STEPS = {"fixed_batch": 10, "input": 10, "evaluation": 1}  # before the first repetition
 # Before each repetition: caches are cold after the other contenders' turns, and a queue has filled up meanwhile.
@@ -174,7 +171,7 @@ def train(script_flags, train_dir, max_steps, log_frequency, options):
     process.returncode = os.waitstatus_to_exitcode(status)
     if status or first is None:
         raise RunError(f"Training failed; run it alone to see why: {' '.join(command)}")
-    with open(os.path.join(train_dir, runs.METRICS)) as lines:
+    with open(os.path.join(train_dir, history.METRICS)) as lines:
         times = {line["step"]: datetime.datetime.fromisoformat(line["time"]) for line in map(json.loads, lines)}
     return first, usage.ru_maxrss / 1024, times
 

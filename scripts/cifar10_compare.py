@@ -25,8 +25,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags
 
-from cifar10 import checkpoints, datasets, download, flags, runs
+from cifar10 import flags
+from cifar10.data import datasets, download
 from cifar10.errors import RunError
+from cifar10.runs import checkpoints, history
 
 SETUP = r"(one|(\d+)towers|(\d+)workers(\+(\d+)ps)?)"
 SKIPPED_STEPS = 10  # before the clock runs
@@ -74,7 +76,7 @@ def train(setup, train_dir, steps, batch_size, common):
         raise RunError(f"{name} ended at step {max(at, default=0)} with exit code {process.returncode}; see above")
     (first_time, first_bytes), (last_time, last_bytes) = at[SKIPPED_STEPS], at[steps - 1]
     timed = steps - 1 - SKIPPED_STEPS
-    metrics = pathlib.Path(train_dir, runs.METRICS).read_text().splitlines()
+    metrics = pathlib.Path(train_dir, history.METRICS).read_text().splitlines()
     losses = np.array([json.loads(line)["loss"] for line in metrics])
     return timed * batch_size / (last_time - first_time), (last_bytes - first_bytes) / timed / 1e6, losses
 

@@ -13,20 +13,22 @@ import sys
 import cifar10_eval
 from absl import flags as absl_flags
 
-from cifar10 import cluster, datasets, download, flags, local_cluster, roles
+from cifar10 import flags
+from cifar10.cluster import local, members, roles
+from cifar10.data import datasets, download
 
 
 def run(*, local_workers, local_ps, end_with_stdin, worker_hosts, ps_hosts, job_name, task_index, **options):
     """Takes this process's part in the training; the parameters are the flags, options those of roles.train."""
     if end_with_stdin:
-        local_cluster.end_with_stdin()
+        local.end_with_stdin()
     tf_config = os.environ.get("TF_CONFIG")
-    here = cluster.find(tf_config, worker_hosts, ps_hosts, job_name, task_index, local_workers)
+    here = members.find(tf_config, worker_hosts, ps_hosts, job_name, task_index, local_workers)
     if here is None:
         data = datasets.named(options["dataset"], options["data_dir"])
         download.ensure(data, options["data_dir"], options["data_url"], options["data_sha256"])
         values = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        local_cluster.train([sys.executable, sys.argv[0], *values, "--end_with_stdin"], local_workers, local_ps)
+        local.train([sys.executable, sys.argv[0], *values, "--end_with_stdin"], local_workers, local_ps)
     elif here.job == "evaluator":
         evaluate(**options)
     else:

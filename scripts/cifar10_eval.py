@@ -6,8 +6,10 @@ It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the 
 
 from absl import flags as absl_flags
 
-from cifar10 import datasets, download, evaluation, flags, records, runs
-from cifar10.model import NETWORKS
+from cifar10 import evaluation, flags
+from cifar10.data import datasets, download, records
+from cifar10.network.model import NETWORKS
+from cifar10.runs import history
 
 
 def run(
@@ -35,7 +37,7 @@ def run(
     if eval_data == "held_out":
         examples = evaluation.held_out(examples, dataset, checkpoint_dir)
     num_examples = num_examples or min(10_000, examples.count)
-    trained_on = runs.recorded(checkpoint_dir, "dataset")
+    trained_on = history.recorded(checkpoint_dir, "dataset")
     if trained_on not in (None, dataset):
         print(f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     evaluator = evaluation.Evaluator(
@@ -47,7 +49,7 @@ def run(
         use_moving_averages,
         class_names=data.class_names,
         num_views=int(views),
-        network=NETWORKS[model or runs.recorded(checkpoint_dir, "model") or "tutorial"],
+        network=NETWORKS[model or history.recorded(checkpoint_dir, "model") or "tutorial"],
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]

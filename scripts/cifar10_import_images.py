@@ -14,7 +14,8 @@ import os
 
 from absl import flags as absl_flags
 
-from cifar10 import flags, importing
+from cifar10 import flags
+from cifar10.data import importing
 
 
 def run(*, images_dir, csv, data_dir, test_fraction, seed, flip):

@@ -8,9 +8,12 @@ Where there are no GPUs, the towers are on CPU devices.
 
 from absl import flags as absl_flags
 
-from cifar10 import devices, flags, loss_scaling, microbatches, towers, trainer
-from cifar10.model import NETWORKS
-from cifar10.recipes import RECIPES
+from cifar10 import flags
+from cifar10.machine import devices
+from cifar10.network import loss_scaling, microbatches, towers
+from cifar10.network.model import NETWORKS
+from cifar10.network.recipes import RECIPES
+from cifar10.runs import trainer
 
 
 def run(

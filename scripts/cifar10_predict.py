@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or TensorFlow adds a warni
 from absl import flags as absl_flags
 
 from cifar10 import flags, serving
-from cifar10 import pictures as picture_files
+from cifar10.data import pictures as picture_files
 from cifar10.errors import DataError, RunError
 
 

@@ -17,7 +17,8 @@ import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags
 from benchmark_contenders import CONSTRUCTIONS, build_fixed_batch, write_start
 
-from cifar10 import datasets, download, flags
+from cifar10 import flags
+from cifar10.data import datasets, download
 
 LAYERS = ("conv1", "pool1", "norm1", "conv2", "norm2", "pool2", "local3", "local4", "softmax_linear", "loss")
 UPDATE = "update, moving averages"

@@ -5,9 +5,12 @@ It reaches about 86 % precision @ 1 after 100,000 steps of 128 pictures (256 epo
 Stop it when you like: started again, it continues the run in --train_dir.
 """
 
-from cifar10 import devices, flags, loss_scaling, microbatches, trainer, training
-from cifar10.model import NETWORKS
-from cifar10.recipes import RECIPES
+from cifar10 import flags
+from cifar10.machine import devices
+from cifar10.network import loss_scaling, microbatches, training
+from cifar10.network.model import NETWORKS
+from cifar10.network.recipes import RECIPES
+from cifar10.runs import trainer
 
 
 def run(*, batch_size, use_fp16, seed, model, lrn, microbatch_size, log_device_placement, recipe, **options):

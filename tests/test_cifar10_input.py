@@ -3,23 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import write_noise
+from helpers import take, write_noise
 
-from cifar10 import cifar10_input, datasets, records
-
-
-def take(tensors, batches, queue=False):
-    """Returns the values of `tensors` for the first batches."""
-    with tf.Session() as session:
-        if queue:
-            coordinator = tf.train.Coordinator()
-            threads = tf.train.start_queue_runners(session, coordinator)
-        values = [session.run(tensors) for _ in range(batches)]
-        if queue:
-            coordinator.request_stop()
-            session.run([runner.queue.close(True) for runner in tf.get_collection(tf.GraphKeys.QUEUE_RUNNERS)])
-            coordinator.join(threads)
-    return values
+from cifar10 import cifar10_input
+from cifar10.data import datasets, records
 
 
 def numbered(count):

@@ -9,29 +9,13 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import evaluate, train
+from helpers import evaluate, save_network, train
 
-from cifar10 import checkpoints, datasets, evaluation, model, records, runs
+from cifar10 import evaluation
+from cifar10.data import datasets, records
 from cifar10.errors import RunError
-
-
-def save_network(directory, steps, seed=3):
-    """Saves checkpoints of random weights, whose moving averages are other random weights."""
-    directory.mkdir(exist_ok=True)
-    with tf.Graph().as_default(), tf.Session() as session:
-        model.inference(tf.zeros([1, 24, 24, 3]), seed=seed)
-        global_step = tf.train.get_or_create_global_step()
-        averages = tf.train.ExponentialMovingAverage(0.5)
-        averages.apply(tf.trainable_variables())
-        session.run(tf.global_variables_initializer())
-        saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
-        for step in steps:
-            for variable in tf.trainable_variables():
-                average = averages.average(variable)
-                noise = np.random.RandomState(step).randn(*variable.shape.as_list()) * 0.05
-                session.run(tf.assign(average, noise))
-            session.run(global_step.assign(step))
-            saver.save(session, str(directory / "model.ckpt"), global_step=step)
+from cifar10.network import model
+from cifar10.runs import checkpoints, history
 
 
 def expected_correct(data_dir, path, num_examples, averages):
@@ -145,7 +129,7 @@ def test_run_once_falls_back_from_a_damaged_checkpoint(synthetic_dir, tmp_path, 
 
 def finish(directory, step):
     """Writes the line with which a training run ends."""
-    (directory / runs.RECORD).write_text(f'{{"event": "stop", "step": {step}, "reason": "{runs.FINISHED}"}}\n')
+    (directory / history.RECORD).write_text(f'{{"event": "stop", "step": {step}, "reason": "{history.FINISHED}"}}\n')
 
 
 def test_watching_ends_by_itself_after_the_final_checkpoint(synthetic_dir, tmp_path):
@@ -342,7 +326,7 @@ def test_a_trained_checkpoint_of_a_foreign_network_is_reported_in_one_line(synth
 
 def test_another_data_set_than_the_runs_is_said(synthetic_dir, tmp_path, capsys):
     save_network(tmp_path / "train", [5])
-    (tmp_path / "train" / runs.RECORD).write_text('{"event": "start", "dataset": "cifar10"}\n')
+    (tmp_path / "train" / history.RECORD).write_text('{"event": "start", "dataset": "cifar10"}\n')
     evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
     line = f"{tmp_path / 'train'}: was trained with --dataset=cifar10, and is evaluated on synthetic\n"
     assert capsys.readouterr().out.startswith(line)

@@ -7,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import environment
-from test_evaluation import save_network
-from test_pictures import FILES, central_square, encode, resized, scene, with_orientation
+from helpers import FILES, central_square, encode, environment, resized, save_network, scene, with_orientation
 
-from cifar10 import datasets, evaluation, model, pictures, records, runs, serving
+from cifar10 import evaluation, serving
+from cifar10.data import datasets, pictures, records
 from cifar10.errors import DataError, RunError
+from cifar10.network import model
+from cifar10.runs import history
 
 NAMES = datasets.CIFAR10.class_names
 SIZES = [(32, 32), (300, 200), (24, 31), (5, 7)]  # height and width of the pictures
@@ -170,7 +171,7 @@ def test_lines_are_text_or_json():
 def test_class_names_are_those_of_the_runs_data_set_unless_others_are_wanted(tmp_path):
     path = str(tmp_path / "model.ckpt-5")
     assert serving.class_names(None, "/missing", path) == datasets.CIFAR10.class_names
-    (tmp_path / runs.RECORD).write_text('{"event": "start", "dataset": "synthetic"}\n')
+    (tmp_path / history.RECORD).write_text('{"event": "start", "dataset": "synthetic"}\n')
     assert serving.class_names(None, "/missing", path) == datasets.SYNTHETIC.class_names
     assert serving.class_names("cifar100", "/missing", path) == datasets.CIFAR100.class_names
 

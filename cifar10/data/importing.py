@@ -1,0 +1,310 @@
+"""Pictures of any size, in folders or listed in a table -> record files in CIFAR-10's layout, for --dataset=images."""
+
+import collections
+import concurrent.futures
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cifar10.data import datasets
+from cifar10.errors import DataError
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # of the files in a folder; case does not matter
+FORMATS = ("BMP", "GIF", "JPEG", "PNG")  # Pillow knows more, and starts a program to read one of them
+TEST_FRACTION = 0.2
+MAX_LINES = 10  # of each kind in a report
+PROGRESS_PICTURES = 10_000  # between two lines of progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A picture to import: its file, the name of its class, and 'train', 'test' or None, which leaves it to a draw."""
+
+    path: str
+    class_name: str
+    split: str | None = None
+
+
+def of_folder(images_dir):
+    """Finds the pictures in a folder that has a sub-folder per class, or train and test with a sub-folder per class.
+
+    What lies deeper belongs to its class, too. Hidden files and folders are left out.
+
+    Args:
+      images_dir: the folder.
+
+    Returns:
+      The Sources: classes and files sorted by name.
+
+    Raises:
+      DataError: there is no such folder, no class in it, or a class without pictures.
+    """
+    parts = {None: images_dir}
+    if {"train", "test"} <= set(_folders(images_dir)):
+        parts = {split: os.path.join(images_dir, split) for split in datasets.SPLITS}
+        if not all(_folders(path) for path in parts.values()):  # they are classes with these names
+            parts = {None: images_dir}
+        elif others := sorted(set(_folders(images_dir)) - set(parts)):
+            raise DataError(
+                f"{images_dir}: holds {others[0]!r} beside 'train' and 'test', which have a folder per class; "
+                "move it away, or its pictures into these two"
+            )
+    sources, ignored = [], []
+    for split, part in parts.items():
+        for class_name in _folders(part):
+            files = _files(os.path.join(part, class_name))
+            pictures = [path for path in files if path.lower().endswith(EXTENSIONS)]
+            if not pictures:
+                raise DataError(
+                    f"{os.path.join(part, class_name)}: holds no picture ({' '.join(EXTENSIONS)}); "
+                    "put some there, or remove the folder"
+                )
+            sources += [Source(path, class_name, split) for path in pictures]
+            ignored += sorted(set(files) - set(pictures))
+    if not sources:
+        raise DataError(f"{images_dir}: holds no folder; make one for each class, and put its pictures there")
+    _report([f"{_shown(path)}: ignored, not one of {' '.join(EXTENSIONS)}" for path in ignored], "ignored files")
+    return sources
+
+
+def of_table(path):
+    """Reads the pictures from a CSV file whose first line names its columns, 'path' and 'label' among them.
+
+    Args:
+      path: the CSV file, UTF-8. The paths in it are relative to its folder.
+
+    Returns:
+      The Sources, in the order of the lines.
+
+    Raises:
+      DataError: the file cannot be read, lacks a column, or has a line without path or label.
+    """
+    sources = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            if lacking := sorted({"path", "label"} - set(table.fieldnames or ())):
+                raise DataError(f"{path}: its first line lacks the column {lacking[0]!r}; it must be path,label")
+            for row in table:
+                if not row["path"] or not row["label"]:
+                    raise DataError(f"{path}: line {table.line_num} lacks a path or a label; complete or remove it")
+                sources.append(Source(os.path.join(os.path.dirname(path), row["path"]), row["label"]))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: is not a CSV file in UTF-8 ({error})") from None
+    if not sources:
+        raise DataError(f"{path}: lists no pictures")
+    return sources
+
+
+def read_picture(path):
+    """Reads a picture as the network takes it.
+
+    That is the first picture of an animation, turned upright where EXIF says how, without its transparency, grey as
+    equal red, green and blue, and 16 bits a colour as their upper 8. A picture of 32x32 keeps its pixels. Of any other
+    it is the largest central square, scaled with a triangle filter as wide as the scale: tf.image.resize does the same
+    with antialias=True.
+
+    Args:
+      path: a file in one of FORMATS, whatever its name.
+
+    Returns:
+      uint8 [32, 32, 3].
+
+    Raises:
+      Exception: it cannot be read. Pillow raises nearly anything where a file is damaged.
+    """
+    with Image.open(path, formats=FORMATS) as image:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
+    size = (datasets.WIDTH, datasets.HEIGHT)
+    if image.size != size:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def write(sources, data_dir, test_fraction=None, seed=0, flip=True):
+    """Makes the data set of --dataset=images in data_dir, all of it at once or nothing.
+
+    It prints which files cannot be read, and leaves them out; and which have the same pixels as another one, and keeps
+    them. Labels are the classes in the order of their sorted names. The records of either file are in random order.
+
+    Args:
+      sources: the Sources.
+      data_dir: the folder for the data set's own folder; created if need be.
+      test_fraction: fraction of each class that a draw puts in the test file, but at least one picture and not all of
+        them; None is TEST_FRACTION, and the only value for sources that have their split.
+      seed: int, of the draw and of the order.
+      flip: whether training may flip these pictures left to right.
+
+    Returns:
+      The datasets.Dataset.
+
+    Raises:
+      DataError: data_dir has imported pictures already or cannot be written; or there are fewer than 2 classes or more
+        than 256, or too few pictures of one.
+    """
+    folder = os.path.join(data_dir, datasets.IMAGES_FOLDER)
+    if os.path.lexists(folder):
+        raise DataError(f"{folder}: is there already; move it away, or choose another --data_dir")
+    if test_fraction is not None and any(source.split for source in sources):
+        raise DataError(f"--test_fraction={test_fraction}: the folders train and test say which is which; leave it out")
+    class_names = _class_names(sources)
+    sources, images = _read(sources)
+    random = np.random.RandomState(seed)
+    sources = _split(sources, class_names, TEST_FRACTION if test_fraction is None else test_fraction, random)
+    _report_duplicates(sources, images)
+    labels = np.array([class_names.index(source.class_name) for source in sources])
+    manifest = {"class_names": class_names, "flip": flip}
+    try:
+        os.makedirs(data_dir, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{datasets.IMAGES_FOLDER}.", dir=data_dir) as temp:
+            staged = os.path.join(temp, datasets.IMAGES_FOLDER)
+            os.mkdir(staged)  # as open as the umask says, whereas temp is closed to other users
+            for split in datasets.SPLITS:
+                chosen = random.permutation([i for i, source in enumerate(sources) if source.split == split])
+                content = datasets.encode(images[chosen], labels[chosen]).tobytes()
+                _write(os.path.join(staged, datasets.IMAGES_FILES[split]), content)
+                manifest[split] = {"records": len(chosen), "sha256": hashlib.sha256(content).hexdigest()}
+            names = "".join(f"{name}\n" for name in class_names)
+            _write(os.path.join(staged, datasets.CLASS_NAMES_FILE), names.encode())
+            _write(os.path.join(staged, datasets.MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
+            os.rename(staged, folder)
+    except OSError as error:
+        raise DataError(f"Cannot fill {folder}: {error.filename or data_dir}: {error.strerror or error}") from error
+    return datasets.named(datasets.IMAGES, data_dir)
+
+
+def _folders(path):
+    """Returns the sorted names of the folders in a folder, but for hidden ones."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); choose another folder of pictures") from None
+
+
+def _files(path):
+    """Returns the sorted paths of the files below a folder, but for hidden ones."""
+
+    def fail(error):
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it away")
+
+    found = []
+    for parent, folders, names in os.walk(path, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _class_names(sources):
+    """Returns the sorted names of the classes, once their number and the names themselves are found good."""
+    names = sorted({source.class_name for source in sources})
+    if len(names) < 2:
+        raise DataError(f"Only the class {names[0]!r} was found; a classifier needs at least two")
+    if len(names) > datasets.MAX_CLASSES:
+        raise DataError(
+            f"{len(names)} classes were found, but a label is one byte: give at most {datasets.MAX_CLASSES}"
+        )
+    for name in names:
+        if not name.isprintable():  # a line break, or what no encoding has
+            raise DataError(f"The class {name!r} has a character in its name that cannot be printed; rename it")
+    return names
+
+
+def _read(sources):
+    """Reads all pictures; returns the Sources of those that could be read, and uint8 [N, 32, 32, 3]."""
+
+    def attempt(source):
+        try:
+            return read_picture(source.path)
+        except Exception as error:
+            return error
+
+    read, images, failures = [], [], []
+    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # what Pillow has to say of odd files that it can read
+        for i, (source, result) in enumerate(zip(sources, pool.map(attempt, sources), strict=True), 1):
+            if isinstance(result, Exception):
+                reason = " ".join((getattr(result, "strerror", None) or str(result) or type(result).__name__).split())
+                failures.append(f"{_shown(source.path)}: skipped ({reason})")
+            else:
+                read.append(source)
+                images.append(result)
+            if i % PROGRESS_PICTURES == 0:
+                print(f"Read {i} of {len(sources)} pictures", flush=True)
+    _report(failures, "skipped pictures")
+    if failures:
+        print(f"{len(failures)} of {len(sources)} pictures cannot be read", flush=True)
+    return read, np.array(images, np.uint8).reshape(-1, datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH)
+
+
+def _split(sources, class_names, test_fraction, random):
+    """Returns the Sources, each with its split: drawn class by class, where it has none yet."""
+    sources = list(sources)
+    of_class = collections.defaultdict(list)
+    for i, source in enumerate(sources):
+        of_class[source.class_name].append(i)
+    for name in class_names:
+        members = of_class[name]
+        drawn = random.permutation([i for i in members if sources[i].split is None])
+        count = min(max(round(test_fraction * len(drawn)), 1), len(drawn) - 1)
+        for position, i in enumerate(drawn):
+            sources[i] = dataclasses.replace(sources[i], split="test" if position < count else "train")
+        train, test = (sum(sources[i].split == split for i in members) for split in datasets.SPLITS)
+        if not train or not test:
+            raise DataError(
+                f"Readable pictures of the class {name!r}: {train} to train, {test} to test; each class needs at least "
+                "one of either"
+            )
+    return sources
+
+
+def _report_duplicates(sources, images):
+    """Prints which pictures have the pixels of an earlier one, beginning with those in another file than that one."""
+    first = {}
+    across, within = [], []
+    for source, image in zip(sources, images, strict=True):
+        other = first.setdefault(hashlib.sha256(image.tobytes()).digest(), source)
+        if other is source:
+            continue
+        where = source.split if source.split == other.split else "train and test"
+        classes = "" if source.class_name == other.class_name else f", classes {source.class_name} {other.class_name}"
+        line = f"{_shown(source.path)}: same pixels as {_shown(other.path)} ({where}{classes})"
+        (within if source.split == other.split else across).append(line)
+    _report(across + within, "pictures with the same pixels as another")
+    if across or within:
+        print(
+            f"{len(across) + len(within)} pictures have the same pixels as another, {len(across)} of them one to train "
+            "and one to test; all are kept",
+            flush=True,
+        )
+
+
+def _report(lines, what):
+    for line in lines[:MAX_LINES]:
+        print(line)
+    if len(lines) > MAX_LINES:
+        print(f"... and {len(lines) - MAX_LINES} more {what}")
+
+
+def _shown(path):
+    """Returns a path that can be printed, also where it has bytes that are no text."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def _write(path, content):
+    with open(path, "wb") as file:
+        file.write(content)

@@ -1,0 +1,138 @@
+"""Record files on disk -> validated arrays of pictures and labels."""
+
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+
+from cifar10.data.datasets import DEPTH, HEIGHT, WIDTH
+from cifar10.errors import DataError
+
+RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
+
+
+def paths(dataset, data_dir, split):
+    """Returns the paths of the record files of 'train' or 'test', in reading order."""
+    return [os.path.join(dataset.path(data_dir), name) for name, _ in dataset.files(split)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Pictures, uint8 [num_examples, height, width, depth], and their labels, int32 [num_examples].
+
+    sha256 says what they are: {file name: hash of the file in hex}.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    sha256: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def count(self):
+        return len(self.labels)
+
+    def part(self, start, stop):
+        """Returns the Examples of numbers start to stop - 1, of the same files."""
+        return Examples(self.images[start:stop], self.labels[start:stop], self.sha256)
+
+
+def load(dataset, data_dir, split):
+    """Reads and validates all records of one split.
+
+    The arrays are in memory, not mapped: a file that is truncated later cannot kill a running training.
+
+    Args:
+      dataset: a datasets.Dataset.
+      data_dir: the folder that holds the data set's own folder.
+      split: 'train' or 'test'.
+
+    Returns:
+      The Examples, in file order.
+
+    Raises:
+      DataError: a file is missing, has another size than its number of records needs, holds a label out of range, or
+        has another sha256 than the data set says although other files are as it says.
+    """
+    count = dataset.num_examples(split)
+    examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
+    start = 0
+    for path, (name, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
+        _check_size(path, count, dataset)
+        end = start + count
+        sha256 = hashlib.sha256()
+        with open(path, "rb") as file:
+            for i in range(start, end, RECORDS_AT_ONCE):
+                j = min(i + RECORDS_AT_ONCE, end)
+                records = np.fromfile(file, np.uint8, (j - i) * dataset.record_bytes).reshape(j - i, -1)
+                sha256.update(records)
+                planes = records[:, dataset.label_bytes :].reshape(j - i, DEPTH, HEIGHT, WIDTH)
+                examples.images[i:j] = planes.transpose(0, 2, 3, 1)
+                examples.labels[i:j] = records[:, dataset.label_byte]
+        _check_labels(path, examples.labels[start:end], dataset)
+        examples.sha256[name] = sha256.hexdigest()
+        start = end
+    _check_sha256(dataset, data_dir, examples.sha256)
+    return examples
+
+
+def num_trained_on(dataset, num_held_out):
+    """Returns the number of training pictures without the last ones in file order, which are held out.
+
+    Raises:
+      DataError: none are left.
+    """
+    count = dataset.num_examples("train")
+    if num_held_out >= count:
+        raise DataError(
+            f"--num_held_out={num_held_out}: there are only {count} training pictures; give a number below that"
+        )
+    return count - num_held_out
+
+
+def _check_size(path, count, dataset):
+    try:
+        size = os.path.getsize(path)
+    except OSError as error:
+        raise DataError(f"Failed to find file: {path} ({error.strerror}); put it there, or choose --data_dir") from None
+    record_bytes = dataset.record_bytes
+    if size != count * record_bytes:
+        whole, rest = divmod(size, record_bytes)
+        raise DataError(
+            f"{path}: expected {count} records of {record_bytes} bytes = {count * record_bytes} bytes, "
+            f"found {size} bytes ({whole} records and {rest} bytes); {dataset.remedy}"
+        )
+
+
+def _check_labels(path, labels, dataset):
+    bad = np.flatnonzero(labels >= dataset.num_classes)
+    if bad.size:
+        raise DataError(
+            f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {dataset.num_classes - 1} "
+            f"({bad.size} such records); {dataset.remedy}"
+        )
+
+
+def _check_sha256(dataset, data_dir, found):
+    """Refuses a damaged file of a known set. A set without any known file is another one, the user's own."""
+    other = [name for name, sha256 in found.items() if sha256 != dataset.sha256.get(name, sha256)]
+    if not other or not any(_sha256(dataset, data_dir, name, found) == dataset.sha256[name] for name in dataset.sha256):
+        return
+    path = os.path.join(dataset.path(data_dir), other[0])
+    raise DataError(
+        f"{path}: expected sha256 {dataset.sha256[other[0]]}, found {found[other[0]]}, while other files are as they "
+        f"should be; {dataset.remedy}"
+    )
+
+
+def _sha256(dataset, data_dir, name, found):
+    if name not in found:
+        sha256 = hashlib.sha256()
+        try:
+            with open(os.path.join(dataset.path(data_dir), name), "rb") as file:
+                while chunk := file.read(RECORDS_AT_ONCE * dataset.record_bytes):
+                    sha256.update(chunk)
+        except OSError:
+            return None
+        return sha256.hexdigest()
+    return found[name]

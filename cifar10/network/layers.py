@@ -1,0 +1,165 @@
+"""What layers are made of: variables, products, pooling, local response normalization."""
+
+import zlib
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from cifar10.machine import devices
+from cifar10.network import microbatches, summaries
+
+# Local response normalization as in cuda-convnet's 11 % configuration: y = x (1 + alpha sum x^2)^-beta, the sum over
+# the channel and 4 neighbours on either side (Krizhevsky et al., 2012, section 3.3).
+LRN_RADIUS = 4
+LRN_ALPHA = 0.001 / 9.0
+LRN_BETA = 0.75
+LRN_KINDS = ("auto", "matmul", "op")
+
+
+def biases(shape, value):
+    """Returns the variable `biases` (float32 `shape`) of the current variable scope, initially `value`."""
+    return _variable("biases", shape, tf.constant_initializer(value))
+
+
+def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
+    """Returns the variable `weights` (float32 `shape`) of the current variable scope.
+
+    Args:
+      shape: list of ints.
+      stddev: standard deviation of the normal distribution of the initial values.
+      weight_decay: None, or the factor of tf.nn.l2_loss(weights), which joins the graph's 'losses' as `weight_loss`.
+      seed: None for other initial values each time, or an int; the values then depend on it and on the variable's name
+        only, so that graphs with one tower and with several start alike.
+      truncated: whether values beyond two standard deviations are drawn again.
+    """
+    name = f"{tf.get_variable_scope().name}/weights"
+    op_seed = None if seed is None else zlib.crc32(f"{name} {seed}".encode()) & 0x7FFFFFFF
+    initializer = tf.truncated_normal_initializer if truncated else tf.random_normal_initializer
+    variable = _variable("weights", shape, initializer(stddev=stddev, seed=op_seed))
+    if weight_decay is not None:
+        with tf.device(variable.device):  # which may be another machine's
+            weight_loss = tf.multiply(tf.nn.l2_loss(variable), weight_decay, name="weight_loss")
+        tf.add_to_collection("losses", weight_loss)
+    return variable
+
+
+def _variable(name, shape, initializer):
+    # On the CPU, so that the towers of several GPUs share it.
+    with tf.device("/cpu:0"):
+        return tf.get_variable(name, shape, tf.float32, initializer, use_resource=True)
+
+
+def scope(name):
+    """Returns the name scope `name` for the ops of a layer whose output is to be the op `name` beside it."""
+    outer = tf.get_default_graph().get_name_scope()
+    return tf.name_scope(f"{outer}/{name}/" if outer else f"{name}/")  # with its slash it does not take up the name
+
+
+def output(parts, name, shown=False):
+    """Names a layer's output and shows it in TensorBoard.
+
+    Args:
+      parts: the output as micro-batches, [pictures, ...] each.
+      name: of the op that joins them.
+      shown: whether TensorBoard shows it.
+
+    Returns:
+      The micro-batches for the next layer, which do not depend on the op `name` where there are several.
+    """
+    whole = microbatches.join(parts, name)
+    parts = parts if len(parts) > 1 else [whole]
+    if shown:
+        summaries.activation(name, parts)
+    return parts
+
+
+def convolve(x, kernel, biases):
+    """Convolves with stride 1 and padding, adds biases, and rectifies; computes in the type of x."""
+    conv = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), [1, 1, 1, 1], padding="SAME")
+    return tf.nn.relu(tf.nn.bias_add(conv, tf.cast(biases, x.dtype)))
+
+
+def pool(x):
+    """Takes the maximum of each 3x3 pixels, at every other pixel: [n, 2h, 2w, c] -> [n, h, w, c]."""
+    return tf.nn.max_pool(x, [1, 3, 3, 1], [1, 2, 2, 1], padding="SAME")
+
+
+def connect(x, weights, biases):
+    """Connects all inputs with all outputs: [n, ...] -> [n, outputs]; computes in the type of x."""
+    if x.shape.rank > 2:
+        x = tf.reshape(x, [-1, x.shape[1:].num_elements()])
+    return tf.matmul(x, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype)
+
+
+def connect_and_rectify(x, weights, biases):
+    """As connect, and rectifies."""
+    return tf.nn.relu(connect(x, weights, biases))
+
+
+def connect_locally(x, weights, biases):
+    """Convolves 3x3 pixels with filters that each place has for itself (unshared weights), and rectifies.
+
+    Args:
+      x: [n, h, w, c], of any floating type, which is computed in. Beyond its edges are zeros.
+      weights: [h, w, 9 c, filters]: of each place the filters, of which the inputs come row by row, in a row pixel by
+        pixel, of a pixel channel by channel. So where all places have the same, reshaped to [3, 3, c, filters], it is
+        what convolve does.
+      biases: [h, w, filters].
+
+    Returns:
+      [n, h, w, filters].
+    """
+    _, height, width, _ = x.shape.as_list()
+    padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    patches = tf.concat(
+        [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)], axis=3
+    )
+    return tf.nn.relu(tf.einsum("nhwk,hwkf->nhwf", patches, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype))
+
+
+def local_response_normalization(values, kind):
+    """Normalizes each channel by its neighbours.
+
+    Args:
+      values: [batch, height, width, channels], of any floating type.
+      kind: 'op' is tf.nn.lrn; 'matmul' computes the same by products with a banded matrix, which is faster on CPUs;
+        'auto' is 'op' where there is a GPU, and else 'matmul'.
+
+    Returns:
+      A tensor like `values`.
+    """
+    if kind == "auto":
+        kind = "op" if devices.has_gpu() else "matmul"
+    if kind == "matmul":
+        return _banded_lrn(values)
+    # In float32, because 1 + alpha sum x^2 needs its digits.
+    return tf.cast(tf.nn.lrn(tf.cast(values, tf.float32), LRN_RADIUS, 1.0, LRN_ALPHA, LRN_BETA), values.dtype)
+
+
+@tf.custom_gradient
+def _banded_lrn(values):
+    """Local response normalization as two matrix products, one forward and one in the gradient.
+
+    With n = 1 + alpha x^2 B, B the banded matrix of ones, y = x n^-3/4, and the gradient with respect to x is
+    dy n^-3/4 - 2 alpha beta x ((dy y / n) B). n^-3/4 is rsqrt(n) sqrt(rsqrt(n)), which is faster than a power.
+    """
+    channels = values.shape.as_list()[-1]
+    distance = np.abs(np.subtract.outer(np.arange(channels), np.arange(channels)))
+    band = (distance <= LRN_RADIUS).astype(np.float32)
+
+    def times_band(factor, tensor):
+        return tf.matmul(tensor, tf.constant(factor * band, tensor.dtype))
+
+    x = tf.reshape(values, [-1, channels])
+    # A bias_add, because TensorFlow fuses that with the product; in float32, because 1 + alpha x^2 B needs its digits.
+    n = tf.nn.bias_add(tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32), tf.ones([channels]))
+    root = tf.rsqrt(n)
+    scale = tf.cast(root * tf.sqrt(root), x.dtype)
+    y = x * scale
+
+    def gradient(upstream):
+        dy = tf.reshape(upstream, [-1, channels])
+        dx = dy * scale + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, dy * (y / tf.cast(n, y.dtype)))
+        return tf.reshape(dx, tf.shape(upstream))
+
+    return tf.reshape(y, tf.shape(values)), gradient

@@ -1,0 +1,94 @@
+"""A batch computed as micro-batches of a fixed size, which do not wait for one another.
+
+On CPUs this is faster than one op at a time over the whole batch: each core works on a micro-batch of its own, whose
+activations stay in its caches, and no op has to be divided among cores and joined again.
+
+It also makes results independent of how a batch is divided among towers. A sum over the batch, such as a weight's
+gradient, is the sum of the micro-batches' own sums, added pairwise, neighbours first; so two towers of 64 add the very
+numbers that one of 128 adds, in the same order, and get the same bits.
+"""
+
+import contextlib
+
+import tensorflow.compat.v1 as tf
+
+from cifar10.machine import devices
+
+SIZE = 32  # pictures; on two cores 64 is slower in float32, up to 8 % faster in half precision, and 16 slower in both
+
+_VALUES = "values"  # collection of what computing_with was given, while that lasts
+
+
+def size(requested):
+    """Returns the pictures in a micro-batch: `requested`, 0 for the whole batch; of None, SIZE on CPUs, 0 on GPUs."""
+    if requested is None:
+        return 0 if devices.has_gpu() else SIZE
+    return requested
+
+
+def count(batch_size, size):
+    """Returns the number of micro-batches in a batch; the last one may be smaller."""
+    return -(-batch_size // size) if size else 1
+
+
+def split(batch, size):
+    """Returns the list of micro-batches, each [size, ...], the last one maybe smaller.
+
+    Args:
+      batch: [batch, ...]; batch must be known unless size is 0.
+      size: pictures a micro-batch, or 0 for the whole batch as one.
+    """
+    if count(batch.shape[0], size) == 1:
+        return [batch]
+    whole, rest = divmod(int(batch.shape[0]), size)
+    with tf.name_scope("microbatches"):
+        return tf.split(batch, [size] * whole + [rest] * bool(rest))
+
+
+def each(compute, microbatches, *variables):
+    """Returns [compute(microbatch, *variables) for each micro-batch]; the variables' gradients are a pairwise_sum."""
+    copies = [_copies(_value(variable), len(microbatches)) for variable in variables]
+    return [compute(*arguments) for arguments in zip(microbatches, *copies, strict=True)]
+
+
+@contextlib.contextmanager
+def computing_with(values):
+    """Makes `each` compute with values, {name of a variable: tensor}, in the place of the variables themselves."""
+    given = tf.get_collection_ref(_VALUES)
+    given.append(values)
+    try:
+        yield
+    finally:
+        given.pop()
+
+
+def join(microbatches, name):
+    """Returns the whole batch, [batch, ...], as the op `name`."""
+    return tf.concat(microbatches, 0, name=name) if len(microbatches) > 1 else tf.identity(microbatches[0], name=name)
+
+
+def pairwise_sum(tensors):
+    """Returns the sum of tensors, neighbours first: of four, (a + b) + (c + d)."""
+    while len(tensors) > 1:
+        # TensorFlow's graph optimizer turns nested sums into one, which adds from left to right, unless another op is
+        # in between. Snapshot hands its input on.
+        pairs = [tensors[i : i + 2] for i in range(0, len(tensors), 2)]
+        tensors = [tf.raw_ops.Snapshot(input=tf.add_n(pair)) for pair in pairs]
+    return tensors[0]
+
+
+def _value(variable):
+    given = tf.get_collection(_VALUES)
+    return given[-1][variable.op.name] if given else tf.convert_to_tensor(variable)
+
+
+def _copies(value, n):
+    """Returns n tensors equal to value, [value] itself if n is 1; the gradient is the pairwise_sum of theirs."""
+    if n == 1:
+        return [value]
+
+    @tf.custom_gradient
+    def copy(value):
+        return [tf.identity(value) for _ in range(n)], lambda *upstream: pairwise_sum(upstream)
+
+    return copy(value)

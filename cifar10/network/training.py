@@ -1,0 +1,271 @@
+"""Logits -> loss -> train op."""
+
+import dataclasses
+import re
+
+import tensorflow.compat.v1 as tf
+
+from cifar10.data.datasets import NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
+from cifar10.network import recipes, summaries
+
+TOWER_NAME = "tower"
+_SCOPE = "train/"  # with its slash, so that entering it again continues it
+
+
+def loss(logits, labels, label_smoothing=0.0):
+    """Builds the total loss: mean cross entropy plus the weight decay of the layers.
+
+    The cross entropy joins the collection 'losses', which holds the weight decay already; the total is the sum of the
+    collection's members within the current name scope, which in a tower are the tower's own.
+
+    Args:
+      logits: float32 [batch, num_classes].
+      labels: int [batch].
+      label_smoothing: part of a label's probability that is divided evenly among all classes.
+
+    Returns:
+      float32 scalar in nats.
+    """
+    graph = tf.get_default_graph()
+    scope = graph.get_name_scope()
+    with tf.name_scope("loss"):
+        if label_smoothing:
+            num_classes = logits.shape.as_list()[1]
+            others = label_smoothing / num_classes
+            smoothed = tf.one_hot(labels, num_classes, on_value=1.0 - label_smoothing + others, off_value=others)
+            cross_entropies = tf.nn.softmax_cross_entropy_with_logits_v2(labels=smoothed, logits=logits)
+        else:
+            cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                labels=tf.cast(labels, tf.int64), logits=logits
+            )
+        cross_entropy = tf.reduce_mean(cross_entropies)
+    tf.add_to_collection("losses", tf.identity(cross_entropy, name="cross_entropy"))
+    return tf.add_n(tf.get_collection("losses", f"{scope}/" if scope else None), name="total_loss")
+
+
+def losses(total_loss, scope=None):
+    """Returns {tag: scalar tensor} of the losses to show: those in the collection 'losses', and the total.
+
+    Args:
+      total_loss: scalar tensor.
+      scope: None, or the name scope of the tower whose losses are meant, with its slash.
+    """
+    return {_tag(tensor): tensor for tensor in [*tf.get_collection("losses", scope), total_loss]}
+
+
+def learning_rate(
+    global_step,
+    batch_size,
+    num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
+    initial=recipes.INITIAL_LEARNING_RATE,
+    num_epochs_per_decay=recipes.NUM_EPOCHS_PER_DECAY,
+    decay_factor=recipes.LEARNING_RATE_DECAY_FACTOR,
+):
+    """Builds the learning rate: `initial`, multiplied by `decay_factor` every num_epochs_per_decay epochs.
+
+    Args:
+      global_step: integer scalar, the number of updates done.
+      batch_size: pictures an update, of all towers together.
+      num_examples: pictures an epoch.
+      initial, num_epochs_per_decay, decay_factor: see above.
+
+    Returns:
+      float32 scalar.
+    """
+    decay_steps = int(num_examples / batch_size * num_epochs_per_decay)
+    with tf.name_scope(_SCOPE):
+        return tf.train.exponential_decay(initial, global_step, decay_steps, decay_factor, staircase=True)
+
+
+def scheduled(schedule, global_step, max_steps, batch_size, num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN):
+    """Builds the learning rate of a recipe.
+
+    Args:
+      schedule: a recipes.Staircase or a recipes.Triangle.
+      global_step: integer scalar, the number of updates done.
+      max_steps: the global step at which training, and a triangle, ends; beyond it a triangle is 0.
+      batch_size, num_examples: see learning_rate.
+
+    Returns:
+      float32 scalar.
+    """
+    if isinstance(schedule, recipes.Staircase):
+        return learning_rate(global_step, batch_size, num_examples, **dataclasses.asdict(schedule))
+    with tf.name_scope(_SCOPE):
+        done = tf.cast(global_step, tf.float64) / max(1, max_steps)
+        rising = schedule.start + (1.0 - schedule.start) * done / schedule.warm_up
+        falling = (1.0 - done) / (1.0 - schedule.warm_up)
+        return tf.cast(schedule.peak * tf.maximum(tf.minimum(rising, falling), 0.0), tf.float32)
+
+
+def train(
+    total_loss,
+    global_step,
+    learning_rate,
+    moving_average_decay=recipes.MOVING_AVERAGE_DECAY,
+    loss_scale=None,
+    **options,
+):
+    """Builds one step of gradient descent on total_loss: see apply_gradients, and loss_scaling for loss_scale."""
+    variables = tf.trainable_variables()
+    with tf.name_scope(_SCOPE):
+        if loss_scale is None:
+            gradients = tf.gradients(total_loss, variables)
+        else:
+            gradients = loss_scale.unscaled(tf.gradients(loss_scale.scaled(total_loss), variables))
+            options["finite"] = loss_scale.finite
+    return apply_gradients(
+        gradients, variables, losses(total_loss), global_step, learning_rate, moving_average_decay, **options
+    )
+
+
+def apply_gradients(
+    gradients,
+    variables,
+    losses,
+    global_step,
+    learning_rate,
+    moving_average_decay=recipes.MOVING_AVERAGE_DECAY,
+    once_updated=None,
+    momentum=0.0,
+    weight_decay=0.0,
+    finite=None,
+):
+    """Builds the update of a step: variables, then their moving averages; averages of the losses; summaries.
+
+    Variables and losses keep the tutorial's names in checkpoints: `<variable>/ExponentialMovingAverage`, `<loss>/avg`.
+    The moving average starts at the variable's initial value; its decay is
+    min(moving_average_decay, (1 + n) / (10 + n)), where n is the global step after the update. The average of a loss
+    starts at 0.
+
+    Args:
+      gradients: one tensor or None per variable.
+      variables: the trainable variables.
+      losses: {tag: scalar tensor}.
+      global_step: integer variable, incremented by the update.
+      learning_rate: float32 scalar.
+      moving_average_decay: see above.
+      once_updated: None, or a function that builds ops to run as soon as the variables are updated.
+      momentum: of Nesterov's accelerated gradient; 0: plain gradient descent.
+      weight_decay: factor of tf.nn.l2_loss(weights), added to the gradients of the `weights` of those layers that have
+        no `weight_loss` among the losses.
+      finite: None, or a bool scalar: where it is false all gradients are 0, and a step with momentum changes nothing.
+
+    Returns:
+      The op that runs the step.
+    """
+    with tf.name_scope(_SCOPE):
+        summaries.scalar("learning_rate", learning_rate)
+        # What summaries show are the values that the step's loss was computed with, hence read before the update.
+        values = [_read(variable) for variable in variables]
+        if weight_decay:
+            gradients = _with_weight_decay(gradients, variables, values, losses, weight_decay)
+        for variable, value, gradient in zip(variables, values, gradients, strict=True):
+            summaries.histogram(variable.op.name, value)
+            if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of pictures: can be seen as pictures
+                summaries.filters(f"{variable.op.name.rpartition('/')[0]}/filters", value)
+            if gradient is not None:
+                summaries.histogram(f"{variable.op.name}/gradients", gradient)
+        average_losses = [_average_loss(tag, value) for tag, value in losses.items()]
+        with tf.control_dependencies([*average_losses, *values, learning_rate]):
+            if momentum:
+                update = _accelerated(gradients, variables, global_step, learning_rate, momentum, finite)
+            else:
+                optimizer = tf.train.GradientDescentOptimizer(learning_rate)
+                update = optimizer.apply_gradients(zip(gradients, variables, strict=True), global_step)
+        with tf.control_dependencies([update]):
+            n = tf.cast(global_step.read_value(), tf.float32)
+            decay = tf.minimum(moving_average_decay, (1.0 + n) / (10.0 + n))
+            averages = [_average_variable(variable, decay) for variable in variables]
+            return tf.group(averages + (once_updated() if once_updated else []), name="train_op")
+
+
+def _read(variable):
+    with tf.device(variable.device):  # a copy elsewhere would be sent there at every step
+        return variable.read_value()
+
+
+def _with_weight_decay(gradients, variables, values, losses, weight_decay):
+    """Returns the gradients with the weight decay of those weights that have none in the losses."""
+    decayed = []
+    for gradient, variable, value in zip(gradients, variables, values, strict=True):
+        layer, _, kind = variable.op.name.rpartition("/")
+        if kind == "weights" and gradient is not None and f"{layer}/weight_loss" not in losses:
+            with tf.device(variable.device):
+                gradient = gradient + weight_decay * value
+        decayed.append(gradient)
+    return decayed
+
+
+def _accelerated(gradients, variables, global_step, learning_rate, momentum, finite):
+    """Builds a step of Nesterov's accelerated gradient: m = momentum m + g, v = v - learning_rate (g + momentum m).
+
+    Each m is a local variable beside its variable v, so checkpoints do not hold it: after a restart it begins at 0.
+    Source: Sutskever et al., On the importance of initialization and momentum in deep learning (2013), in the form of
+    Bengio et al., Advances in Optimizing Recurrent Networks (2012).
+    """
+    if finite is not None:
+        learning_rate = tf.where_v2(finite, learning_rate, 0.0)
+        momentum = tf.where_v2(finite, momentum, 1.0)  # m stays what it is
+    updates = []
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if gradient is None:
+            continue
+        with tf.device(variable.device):
+            slot = tf.get_variable(
+                f"{variable.op.name}/Momentum",
+                variable.shape,
+                tf.float32,
+                tf.zeros_initializer(),
+                trainable=False,
+                collections=[tf.GraphKeys.LOCAL_VARIABLES],
+                use_resource=True,
+            )
+            if finite is not None:  # weight decay is not 0 where all else is
+                gradient = tf.where_v2(finite, gradient, tf.zeros_like(gradient))
+            updates.append(
+                tf.raw_ops.ResourceApplyMomentum(
+                    var=variable.handle,
+                    accum=slot.handle,
+                    lr=learning_rate,
+                    grad=gradient,
+                    momentum=momentum,
+                    use_nesterov=True,
+                )
+            )
+    with tf.control_dependencies(updates), tf.device(global_step.device):
+        return global_step.assign_add(1, read_value=False)
+
+
+def _average_variable(variable, decay):
+    """Updates `<variable>/ExponentialMovingAverage`, as tf.train.ExponentialMovingAverage would.
+
+    That class makes the average's initial value a tf.cond a variable, which clutters the graph page and takes time at
+    the start; here it is the tensor of the variable's own initial value. It is on the variable's device.
+    """
+    with tf.device(variable.device):
+        average = tf.get_variable(
+            f"{variable.op.name}/ExponentialMovingAverage",
+            initializer=variable.initial_value,
+            trainable=False,
+            use_resource=True,
+        )
+        # The kernel of gradient descent subtracts a multiple in one pass over memory, assign_sub in two.
+        return tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=1.0 - decay, delta=average - variable)
+
+
+def _average_loss(tag, value):
+    """Updates the variable `<tag>/avg`, and shows it as `<tag>` beside the raw loss as `<tag> (raw)`."""
+    with tf.device("/cpu:0"):
+        average = tf.get_variable(
+            f"{tag}/avg", [], tf.float32, tf.zeros_initializer(), trainable=False, use_resource=True
+        )
+        updated = average.assign_sub((1.0 - recipes.LOSS_AVERAGE_DECAY) * (average - value), read_value=True)
+    summaries.scalar(f"{tag} (raw)", value)
+    summaries.scalar(tag, updated)
+    return updated
+
+
+def _tag(tensor):
+    """Returns the name of a loss without the towers' scope, which would split one chart in several."""
+    return re.sub(rf"^{TOWER_NAME}_\d+/", "", tensor.op.name)

@@ -1,0 +1,1 @@
+"""A training run in its folder: what it saves, records, prints and shows."""

@@ -1,0 +1,205 @@
+"""Checkpoints on disk: which there are, what they hold, and how one is written so that nothing is ever lost.
+
+The newest checkpoint is the one of the highest step, whatever the state file `checkpoint` says: that may be damaged,
+out of date, or name the folder that the run was in before it was moved.
+"""
+
+import contextlib
+import glob
+import os
+import re
+import shutil
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from cifar10.errors import reason
+
+NAME = "model.ckpt"
+STATE = "checkpoint"  # the file that names the newest one to readers
+SAVING = ".saving"  # folder below train_dir for the files of a checkpoint that is being written
+DAMAGED = "damaged-"  # goes before the name of a checkpoint that could not be read when a run was continued
+AVERAGE = "/ExponentialMovingAverage"
+
+# What TensorFlow raises for a checkpoint that is missing, truncated, flipped, or not a checkpoint at all.
+UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, OSError)
+
+
+def step(path):
+    """Returns the global step in a checkpoint's name, `model.ckpt-<step>`."""
+    return int(path.rpartition("-")[2])
+
+
+def paths(directory):
+    """Returns the checkpoints in a directory, oldest step first, whether they can be read or not."""
+    found = glob.glob(os.path.join(glob.escape(directory), f"{NAME}-*.index"))
+    found = [path.removesuffix(".index") for path in found]
+    return sorted((path for path in found if path.rpartition("-")[2].isdigit()), key=step)
+
+
+def fault(path):
+    """Returns why a checkpoint cannot be used, in a few words, or None if it can.
+
+    Reading everything checks every checksum, and takes some 15 ms for this network.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in sorted(reader.get_variable_to_shape_map()):
+            value = reader.get_tensor(name)
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                return f"{name} holds values that are not finite"
+    except UNREADABLE as error:
+        return f"it cannot be read: {reason(error)}"
+    return None
+
+
+def newest_readable(directory):
+    """Returns the newest checkpoint whose values are whole and finite, or None; warns of newer ones that are not."""
+    passed_over = []
+    newest = None
+    for path in reversed(paths(directory)):
+        why = fault(path)
+        if why is None:
+            newest = path
+            break
+        passed_over.append((path, why))
+    for path, why in passed_over:
+        print(f"{path}: {why}; " + (f"taking {newest} instead" if newest else "there is none before it"), flush=True)
+    return newest
+
+
+def difference(path, expected):
+    """Returns how a checkpoint differs from what a graph restores, and what to do, as one line; None if it fits.
+
+    Args:
+      path: the checkpoint.
+      expected: {name in the checkpoint: variable}.
+
+    Raises:
+      One of UNREADABLE.
+    """
+    reader = tf.train.load_checkpoint(path)
+    shapes = reader.get_variable_to_shape_map()
+    types = reader.get_variable_to_dtype_map()
+    missing = sorted(expected.keys() - shapes.keys())
+    other = []
+    for name in sorted(expected.keys() & shapes.keys()):
+        variable = expected[name]
+        found, wanted = shapes[name], variable.shape.as_list()
+        if found != wanted:
+            other.append(f"{name} is {found} there, {wanted} here")
+        elif types[name] != variable.dtype.base_dtype:
+            other.append(f"{name} is {types[name].name} there, {variable.dtype.base_dtype.name} here")
+    if not missing and not other:
+        return None
+    lacks = [f"{name} is not there" for name in missing]
+    return f"of another network: {_some(other + lacks)}; {_remedy(shapes, missing, other)}"
+
+
+def _some(texts, count=3):
+    more = len(texts) - count
+    return ", ".join(texts[:count]) + (f" and {more} more" if more > 0 else "")
+
+
+def _remedy(shapes, missing, other):
+    averaged = [name.removesuffix(AVERAGE) for name in missing if name.endswith(AVERAGE)]
+    if averaged and len(averaged) == len(missing) and shapes.keys() >= set(averaged) and not other:
+        return "it was saved without moving averages: evaluate it with --nouse_moving_averages"
+    if other and not missing and all(text.startswith("softmax_linear/") for text in other):
+        return f"choose the --dataset of {shapes['softmax_linear/biases'][0]} classes that it was trained on"
+    return "choose the directory of a run of this network"
+
+
+def save(saver, session, directory, global_step, keep):
+    """Saves a checkpoint that is whole and on the disk before anything names it or an older one is deleted.
+
+    The files are written in a folder of their own, synced, and moved, the index last: so readers, which look for it,
+    see all of them or none.
+
+    Args:
+      saver: tf.train.Saver; what it keeps and deletes itself is not used.
+      session: tf.Session.
+      directory: where to save.
+      global_step: int, for the name.
+      keep: number of checkpoints kept; 0: all.
+
+    Returns:
+      The path of the checkpoint.
+
+    Raises:
+      OSError or tf.errors.OpError: it could not be saved; the older ones are as before.
+    """
+    saving = os.path.join(directory, SAVING)
+    try:
+        shutil.rmtree(saving, ignore_errors=True)
+        os.makedirs(saving)
+        saver.save(session, os.path.join(saving, NAME), global_step=global_step, write_state=False)
+        names = sorted(os.listdir(saving), key=lambda name: name.endswith(".index"))
+        for name in names:
+            _sync(os.path.join(saving, name))
+        for name in names:
+            os.replace(os.path.join(saving, name), os.path.join(directory, name))
+        _sync(directory)
+        path = os.path.join(directory, f"{NAME}-{global_step}")
+        earlier = [each for each in paths(directory) if each != path]
+        too_many = max(0, len(earlier) + 1 - keep) if keep else 0
+        _write_state(directory, [*earlier[too_many:], path])
+    finally:
+        shutil.rmtree(saving, ignore_errors=True)
+    for old in earlier[:too_many]:
+        _remove(old)
+    return path
+
+
+def settle(directory, start):
+    """Clears up after a run that was killed, before another continues from checkpoint `start` (None: from nothing).
+
+    What saving leaves half done is removed; checkpoints newer than `start`, which cannot be read, get another name.
+    """
+    shutil.rmtree(os.path.join(directory, SAVING), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.remove(os.path.join(directory, f"{STATE}.tmp"))
+    for path in paths(directory):
+        if start is not None and step(path) > step(start):
+            for file in _files(path):
+                os.replace(file, os.path.join(directory, DAMAGED + os.path.basename(file)))
+    whole = set(paths(directory))
+    for file in glob.glob(os.path.join(glob.escape(directory), f"{NAME}-*")):
+        match = re.fullmatch(r"(.*-\d+)(_temp|\.data-\d+-of-\d+.*|\.meta)", file)
+        if match and match[1] not in whole and not os.path.exists(match[1]):  # which is one of TensorFlow before 0.12
+            if os.path.isdir(file):
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                os.remove(file)
+
+
+def _files(path):
+    return glob.glob(f"{glob.escape(path)}.*")
+
+
+def _remove(path):
+    """Removes a checkpoint, its index first, so that no reader takes what is left for one."""
+    for file in sorted(_files(path), key=lambda file: not file.endswith(".index")):
+        with contextlib.suppress(OSError):
+            os.remove(file)
+
+
+def _sync(path):
+    """Waits until a file, or the names in a folder, are on the disk and survive the loss of power."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _write_state(directory, kept):
+    """Writes the state file, with relative paths: a folder that was moved is read where it is."""
+    names = [os.path.basename(path) for path in kept]
+    lines = [f'model_checkpoint_path: "{names[-1]}"', *(f'all_model_checkpoint_paths: "{name}"' for name in names)]
+    state = os.path.join(directory, STATE)
+    with open(f"{state}.tmp", "w") as file:
+        file.write("\n".join(lines) + "\n")
+    _sync(f"{state}.tmp")
+    os.replace(f"{state}.tmp", state)
+    _sync(directory)

@@ -1,0 +1,209 @@
+"""What goes on beside the steps of a training run: its console, its event file, its checkpoints."""
+
+import datetime
+import math
+import time
+
+import tensorflow.compat.v1 as tf
+
+from cifar10.errors import RunError, reason
+from cifar10.network import summaries
+from cifar10.runs import checkpoints
+
+CANNOT_SAVE = (OSError, tf.errors.OpError)  # what checkpoints.save raises
+MAX_FAILED_SAVES = 10  # in a row, before training gives up
+PAUSE_SECS = 30.0  # between two attempts to save the final checkpoint
+HOUSEKEEPING = "housekeeping/"  # name scope of ops that are not the network's
+
+
+class Scaffold(tf.train.Scaffold):
+    """Keeps the ops that every session needs out of the graph's first level, where TensorBoard shows the layers."""
+
+    def finalize(self):
+        with tf.name_scope(HOUSEKEEPING):
+            return super().finalize()
+
+
+class StepHook(tf.train.SessionRunHook):
+    """Counts the global step in Python: reading the variable while a step runs may see it before or after."""
+
+    def __init__(self, run):
+        self.run = run
+        self.step = run.start_step  # the step about to run; the number of steps done
+
+    def after_run(self, run_context, run_values):
+        self.after_step(self.step, run_values.results)
+        self.step += 1
+
+    def after_step(self, step, results):
+        """Called after step number `step`, with what the hook's before_run asked for."""
+
+
+class ConsoleHook(StepHook):
+    """Prints, records and charts the tutorial's line every few steps; stops training whose loss is not finite."""
+
+    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency, event_file):
+        super().__init__(run)
+        self._fetches = {"loss": loss, "learning_rate": learning_rate}
+        self._batch_size = batch_size
+        self._num_towers = num_towers
+        self._log_frequency = log_frequency
+        self._event_file = event_file
+
+    def begin(self):
+        self._start_time = time.time()
+        self._steps = 0
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._fetches)
+
+    def after_step(self, step, results):
+        loss = float(results["loss"])
+        self.run.learning_rate = float(results["learning_rate"])
+        if not math.isfinite(loss):
+            raise self.run.diverged(step, f"the loss is {loss}")
+        self._steps += 1
+        if not self._log_frequency or step % self._log_frequency:
+            return
+        now = time.time()
+        duration = (now - self._start_time) / self._steps
+        self._start_time, self._steps = now, 0
+        examples_per_sec = self._num_towers * self._batch_size / duration
+        sec_per_batch = duration / self._num_towers
+        print(
+            f"{datetime.datetime.now()}: step {step}, loss = {loss:.2f} "
+            f"({examples_per_sec:.1f} examples/sec; {sec_per_batch:.3f} sec/batch)",
+            flush=True,
+        )
+        values = {"loss": loss, "examples_per_sec": examples_per_sec, "sec_per_batch": sec_per_batch}
+        self.run.log_metrics({"step": step, **values})
+        self._event_file.add_summary(summaries.scalars({f"console/{name}": values[name] for name in values}), step)
+
+
+class SummaryHook(StepHook):
+    """Writes the summaries of every so many steps, and the speed, into the run's event file."""
+
+    def __init__(self, run, summary_op, event_file, every_steps):
+        super().__init__(run)
+        self._summary_op = summary_op
+        self._event_file = event_file
+        self._every_steps = every_steps
+        self._last = None
+
+    def before_run(self, run_context):
+        due = self.step % self._every_steps == 0
+        return tf.train.SessionRunArgs(self._summary_op) if due else None
+
+    def after_step(self, step, results):
+        if results is None:
+            return
+        self._event_file.add_summary(results, step)
+        now = time.time()
+        if self._last is not None:
+            speed = self._every_steps / (now - self._last)
+            self._event_file.add_summary(
+                tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
+            )
+        self._last = now
+
+
+class InputWaitHook(StepHook):
+    """Charts how long a step waits for its batch, in milliseconds: the mean of the steps between two summaries.
+
+    Those with summaries do not count, because they have histograms to compute before they look for their batch; nor
+    does the first, which starts the input.
+    """
+
+    def __init__(self, run, wait_ms, event_file, every_steps):
+        super().__init__(run)
+        self._wait_ms = wait_ms
+        self._event_file = event_file
+        self._every_steps = every_steps
+        self._waits = []
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._wait_ms)
+
+    def after_step(self, step, results):
+        if step % self._every_steps:
+            self._waits += [results] if step > self.run.start_step else []
+        elif self._waits:
+            mean = sum(self._waits) / len(self._waits)
+            self._event_file.add_summary(summaries.scalars({"input/wait_ms": mean}), step)
+            self._waits = []
+
+
+class SaveHook(StepHook):
+    """Saves a checkpoint at the beginning, every so often, and at the end; never one with values that are not finite.
+
+    A disk that is full, or away, ends no run: training goes on, and a later save may succeed.
+    """
+
+    def __init__(self, run, saver, event_file, every_secs, every_steps, keep, request):
+        super().__init__(run)
+        self._saver = saver
+        self._event_file = event_file
+        self._timer = tf.train.SecondOrStepTimer(
+            every_secs=None if every_steps else every_secs, every_steps=every_steps or None
+        )
+        self._keep = keep
+        self._request = request
+        self._failures = 0
+
+    def begin(self):
+        self._variables = [variable for variable in tf.global_variables() if variable.dtype.is_floating]
+        with tf.name_scope(HOUSEKEEPING):
+            self._finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self._variables]
+
+    def after_create_session(self, session, coord):
+        self._session = session
+        self._timer.update_last_triggered_step(self.step)
+        try:
+            tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, "graph.pbtxt")
+            self._event_file.add_graph(session.graph)
+            if self.run.checkpoint is None:
+                self._save(self.step)
+        except CANNOT_SAVE as error:
+            raise self._given_up(self.step, error) from None
+
+    def after_step(self, step, results):
+        self.run.step = step + 1
+        if self._timer.should_trigger_for_step(step + 1):
+            self._timer.update_last_triggered_step(step + 1)
+            self._try_to_save(step + 1, "training goes on, and the next save may succeed")
+
+    def end(self, session):
+        if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == self.step:
+            return
+        while not self._try_to_save(self.step, f"trying again every {PAUSE_SECS:g} s"):
+            pause_ends = time.time() + PAUSE_SECS
+            while time.time() < pause_ends and not self._request.signum:
+                time.sleep(min(0.1, PAUSE_SECS))
+
+    def _try_to_save(self, steps_done, consolation):
+        """Returns whether it was saved, and says what follows if not; gives up after too many failures."""
+        try:
+            self._save(steps_done)
+            self._failures = 0
+            return True
+        except CANNOT_SAVE as error:
+            self._failures += 1
+            if self._failures == MAX_FAILED_SAVES or self._request.signum:
+                raise self._given_up(steps_done, error) from None
+            print(
+                f"{self.run.train_dir}: step {steps_done} cannot be saved ({reason(error)}); {consolation}",
+                flush=True,
+            )
+            return False
+
+    def _save(self, steps_done):
+        for variable, finite in zip(self._variables, self._session.run(self._finite), strict=True):
+            if not finite:
+                raise self.run.diverged(steps_done, f"{variable.op.name} is not finite")
+        self.run.checkpoint = checkpoints.save(self._saver, self._session, self.run.train_dir, steps_done, self._keep)
+
+    def _given_up(self, steps_done, error):
+        return RunError(
+            f"{self.run.train_dir}: step {steps_done} cannot be saved ({reason(error)}); make room and "
+            f"start again, which continues from {self.run.checkpoint or 'the beginning'}"
+        )

@@ -1,0 +1,133 @@
+"""Record files on disk -> arrays."""
+
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+import pytest
+from helpers import write_noise
+
+from cifar10.data import datasets, records
+from cifar10.errors import DataError
+
+
+def path_of(dataset, data_dir, name):
+    return os.path.join(dataset.path(data_dir), name)
+
+
+def test_load_decodes_labels_and_planes_in_file_order(tiny, tmp_path):
+    write_noise(tiny, tmp_path)
+    examples = records.load(tiny, tmp_path, "train")
+    raw = np.concatenate([np.fromfile(path, np.uint8) for path in records.paths(tiny, tmp_path, "train")])
+    raw = raw.reshape(100, 3073)
+    assert examples.count == 100
+    assert examples.images.dtype == np.uint8 and examples.labels.dtype == np.int32
+    np.testing.assert_array_equal(examples.labels, raw[:, 0])
+    for picture, row, column, colour in ((0, 0, 0, 0), (17, 3, 30, 1), (99, 31, 31, 2)):
+        byte = raw[picture, 1 + 1024 * colour + 32 * row + column]
+        assert examples.images[picture, row, column, colour] == byte
+
+
+def test_missing_file(tiny, tmp_path):
+    write_noise(tiny, tmp_path)
+    path = path_of(tiny, tmp_path, "data_batch_4.bin")
+    os.remove(path)
+    with pytest.raises(DataError, match=f"^Failed to find file: {path}"):
+        records.load(tiny, tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (0, r"found 0 bytes \(0 records and 0 bytes\)"),
+        (20 * 3073 - 1, r"found 61459 bytes \(19 records and 3072 bytes\)"),
+        (19 * 3073, r"found 58387 bytes \(19 records and 0 bytes\)"),
+        (21 * 3073, r"found 64533 bytes \(21 records and 0 bytes\)"),
+    ],
+    ids=["empty", "cut in a record", "one record less", "one record more"],
+)
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_wrong_size(tiny, tmp_path, size, found, split):
+    write_noise(tiny, tmp_path)
+    path = records.paths(tiny, tmp_path, split)[-1]
+    data = np.fromfile(path, np.uint8)
+    np.tile(data, 2)[:size].tofile(path)
+    with pytest.raises(DataError, match=f"{path}: expected 20 records of 3073 bytes = 61460 bytes, {found}; delete it"):
+        records.load(tiny, tmp_path, split)
+
+
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_label_out_of_range(tiny, tmp_path, split):
+    write_noise(tiny, tmp_path)
+    path = records.paths(tiny, tmp_path, split)[-1]
+    data = np.fromfile(path, np.uint8)
+    data[3073 * 7] = 255
+    data[3073 * 9] = 10
+    data.tofile(path)
+    with pytest.raises(
+        DataError, match=rf"{path}: record 7 has label 255, expected 0 to 9 \(2 such records\); delete it"
+    ):
+        records.load(tiny, tmp_path, split)
+
+
+def test_a_file_shifted_by_a_byte_is_told_by_its_labels(tiny, tmp_path):
+    write_noise(tiny, tmp_path)
+    path = records.paths(tiny, tmp_path, "train")[2]
+    np.roll(np.fromfile(path, np.uint8), 1).tofile(path)
+    with pytest.raises(DataError, match=f"{path}: record . has label"):
+        records.load(tiny, tmp_path, "train")
+
+
+def sha256(path):
+    return hashlib.sha256(np.fromfile(path, np.uint8)).hexdigest()
+
+
+@pytest.fixture
+def published(tiny, tmp_path):
+    """A data set whose hashes are published, on disk."""
+    write_noise(tiny, tmp_path)
+    files = [path for split in datasets.SPLITS for path in records.paths(tiny, tmp_path, split)]
+    return dataclasses.replace(tiny, sha256={os.path.basename(path): sha256(path) for path in files})
+
+
+@pytest.mark.parametrize(("split", "name"), [("train", "data_batch_3.bin"), ("test", "test_batch.bin")])
+def test_a_flipped_bit_in_a_picture_of_the_published_set_is_told(published, tmp_path, split, name):
+    path = path_of(published, tmp_path, name)
+    data = np.fromfile(path, np.uint8)
+    data[5000] ^= 1
+    data.tofile(path)
+    found = hashlib.sha256(data.tobytes()).hexdigest()
+    with pytest.raises(DataError) as error:
+        records.load(published, tmp_path, split)
+    assert str(error.value) == (
+        f"{path}: expected sha256 {published.sha256[name]}, found {found}, while other files are as they should be; "
+        f"{published.remedy}"
+    )
+
+
+def test_other_pictures_in_place_of_the_published_set_are_the_users_own(published, tmp_path):
+    write_noise(published, tmp_path, seed=1)
+    for split in datasets.SPLITS:
+        examples = records.load(published, tmp_path, split)
+        for path in records.paths(published, tmp_path, split):
+            name = os.path.basename(path)
+            assert examples.sha256[name] == sha256(path) != published.sha256[name]
+
+
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_the_drawn_pictures_are_checked_as_published_ones(synthetic_dir, split):
+    files = datasets.SYNTHETIC.files(split)
+    assert records.load(datasets.SYNTHETIC, synthetic_dir, split).sha256 == {
+        name: datasets.SYNTHETIC.sha256[name] for name, _ in files
+    }
+
+
+def test_published_layout():
+    """The figures of https://www.cs.toronto.edu/~kriz/cifar.html."""
+    assert datasets.RECORD_BYTES == 3073
+    assert datasets.CIFAR10.folder == "cifar-10-batches-bin"
+    assert [name for name, _ in datasets.CIFAR10.train_files] == [f"data_batch_{i}.bin" for i in range(1, 6)]
+    assert {count for _, count in datasets.CIFAR10.train_files + datasets.CIFAR10.test_files} == {10_000}
+    assert datasets.CIFAR10.test_files[0][0] == "test_batch.bin"
+    assert " ".join(datasets.CIFAR10.class_names) == "airplane automobile bird cat deer dog frog horse ship truck"

@@ -1,0 +1,93 @@
+"""Several towers equal one."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from cifar10 import cifar10_input
+from cifar10.data import datasets, records
+from cifar10.machine import devices
+from cifar10.network import model, recipes, towers, training
+
+STEPS = 50
+
+
+class Trainer:
+    """A session that trains with a global batch of 128 in one tower or several."""
+
+    def __init__(self, examples, num_towers, recipe=recipes.TUTORIAL, **towers_options):
+        with tf.Graph().as_default() as self.graph:
+            global_step = tf.train.get_or_create_global_step()
+            images, labels = cifar10_input.distorted_inputs(examples, 128, **recipe.of_input)
+            rate = training.scheduled(recipe.learning_rate, global_step, STEPS, 128)
+            options = {"seed": 0, "microbatch_size": 32}
+            if num_towers == 1:
+                self.loss = training.loss(model.inference(images, **options), labels, recipe.label_smoothing)
+                self.train_op = training.train(self.loss, global_step, rate, **recipe.of_update)
+            else:
+                tower_devices = devices.of_towers(num_towers)
+                options |= {"label_smoothing": recipe.label_smoothing, **recipe.of_update}
+                self.train_op, self.loss = towers.train(
+                    images, labels, tower_devices, global_step, rate, **options, **towers_options
+                )
+            self.variables = {variable.op.name: variable for variable in tf.global_variables()}
+            self.session = tf.Session(config=devices.session_config(4, num_towers))
+            self.session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+
+    def step(self, **options):
+        return self.session.run([self.loss, self.train_op], **options)[0]
+
+    def values(self):
+        return self.session.run(self.variables)
+
+    def load(self, values):
+        for name, variable in self.variables.items():
+            self.session.run(variable.initializer, {variable.initializer.inputs[1]: values[name]})
+
+
+@pytest.fixture
+def examples(synthetic_dir):
+    return records.load(datasets.SYNTHETIC, synthetic_dir, "train")
+
+
+@pytest.mark.parametrize(("num_towers", "recipe"), [(2, "tutorial"), (4, "tutorial"), (2, "fast")])
+def test_towers_train_as_one_does_to_the_last_bit(examples, num_towers, recipe):
+    """1 x 128, 2 x 64 and 4 x 32, left to themselves for 50 steps: the same variables, averages and so losses."""
+    one, several = (Trainer(examples, n, recipes.RECIPES[recipe]) for n in (1, num_towers))
+    assert one.variables.keys() == several.variables.keys()
+    losses = np.array([(one.step(), several.step()) for _ in range(STEPS)])
+    np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-6)  # a mean of means may round
+    assert losses[-1, 0] < losses[0, 0] - 0.05  # it does learn, so that equality means something
+    expected = one.values()
+    assert expected["global_step"] == STEPS
+    for name, value in several.values().items():
+        if not name.endswith("/avg"):
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("place", ["CPU:0", "CPU:1"])
+def test_towers_compute_on_their_own_devices_and_variables_and_updates_are_where_they_should(examples, place):
+    """In the graphs that TensorFlow has run; the second CPU stands for a GPU that holds the variables."""
+    trainer, metadata = Trainer(examples, 2, variables_device=f"/{place.lower()}"), tf.RunMetadata()
+    trainer.step(options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
+    nodes = [node for graph in metadata.partition_graphs for node in graph.node]
+    products = {node.name: node.device[-5:] for node in nodes if re.match(r"tower_\d/local3/Relu", node.name)}
+    assert products == {
+        "tower_0/local3/Relu": "CPU:0",
+        "tower_0/local3/Relu_1": "CPU:0",
+        "tower_1/local3/Relu": "CPU:1",
+        "tower_1/local3/Relu_1": "CPU:1",
+    }
+    variables = {node.name: node.device[-5:] for node in nodes if node.op == "VarHandleOp"}
+    assert len(variables) == 25
+    learned = {name for name in variables if re.search("weights|biases", name)}
+    assert len(learned) == 20 and {variables[name] for name in learned} == {place}
+    updates = [node for node in nodes if node.op == "ResourceApplyGradientDescent"]
+    assert len(updates) == 20 and {node.device[-5:] for node in updates} == {place}
+
+
+def test_towers_with_variables_elsewhere_train_as_one_does(examples):
+    one, several = Trainer(examples, 1), Trainer(examples, 2, variables_device="/cpu:1")
+    np.testing.assert_allclose([one.step() for _ in range(3)], [several.step() for _ in range(3)], rtol=1e-6)

@@ -1,0 +1,326 @@
+"""A training run: what it prints, saves, resumes and refuses."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import published
+import pytest
+import tensorflow.compat.v1 as tf
+from helpers import (
+    SCRIPTS,
+    arguments,
+    assert_product_of_speeds,
+    environment,
+    evaluate,
+    losses,
+    run_script,
+    train,
+    write_noise,
+)
+from PIL import Image
+
+from cifar10 import serving
+from cifar10.data import datasets
+from cifar10.errors import DataError, RunError
+from cifar10.runs import checkpoints, history
+from cifar10.runs import run as run_module
+
+
+def record(train_dir):
+    return [json.loads(line) for line in (train_dir / history.RECORD).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(synthetic_dir, tmp_path_factory):
+    """The train_dir of a run of 30 steps."""
+    train_dir = tmp_path_factory.mktemp("uninterrupted") / "train"
+    train(synthetic_dir, train_dir, max_steps=30, save_summaries_steps=10)
+    return train_dir
+
+
+def test_the_console_is_the_tutorials(synthetic_dir, tmp_path, capsys):
+    train(synthetic_dir, tmp_path, max_steps=21, log_frequency=10)
+    lines = [re.match(published.CONSOLE_LINE, line) for line in capsys.readouterr().out.splitlines()]
+    assert [int(line[1]) for line in lines] == [0, 10, 20]
+    assert abs(float(lines[0][2]) - 4.676) < 0.06
+    for line in lines:  # the two speeds are one: 16 pictures a batch
+        assert_product_of_speeds(line, 16)
+
+
+def test_several_towers_count_all_their_pictures_and_share_the_time(synthetic_dir, tmp_path, capsys):
+    train(synthetic_dir, tmp_path, script="cifar10_multi_gpu_train", num_gpus=2, batch_size=8, max_steps=11)
+    line = re.match(published.CONSOLE_LINE, capsys.readouterr().out.splitlines()[-1])
+    # examples/sec is 2 * 8 / duration, and sec/batch is duration / 2.
+    assert_product_of_speeds(line, 8)
+
+
+def test_a_run_saves_the_tutorials_tensors_at_the_beginning_and_the_end(uninterrupted):
+    paths = checkpoints.paths(str(uninterrupted))
+    assert [os.path.basename(path) for path in paths] == ["model.ckpt-0", "model.ckpt-30"]
+    assert tf.train.latest_checkpoint(str(uninterrupted)) == paths[-1]
+    reader = tf.train.load_checkpoint(paths[-1])
+    assert reader.get_variable_to_shape_map() == published.CHECKPOINT
+    assert reader.get_variable_to_dtype_map()["global_step"] == tf.int64
+    assert reader.get_tensor("global_step") == 30
+
+
+def test_a_run_writes_its_events_every_so_many_steps(uninterrupted):
+    steps, tags, graphs = [], set(), 0
+    for path in uninterrupted.glob("events.out.tfevents.*"):
+        for event in tf.train.summary_iterator(str(path)):
+            graphs += event.HasField("graph_def")
+            found = {value.tag for value in event.summary.value}
+            steps += [event.step] if "learning_rate" in found else []
+            tags |= found
+    assert steps == [0, 10, 20] and graphs == 1
+    assert tags >= published.SCALARS | published.HISTOGRAMS | {"images/image/0", "global_step/sec"}
+
+
+def test_a_run_records_its_start_and_its_end(uninterrupted):
+    start, stop = record(uninterrupted)
+    assert start["event"] == "start" and start["step"] == 0
+    assert start["versions"]["tensorflow"] == tf.version.VERSION
+    assert (start["dataset"], start["seed"]) == ("synthetic", 0)
+    assert start["data"] == {name: datasets.SYNTHETIC.sha256[name] for name, _ in datasets.SYNTHETIC.train_files}
+    assert start["devices"]["cores"] >= 1 and start["devices"]["gpus"] == []
+    assert (stop["event"], stop["step"], stop["reason"]) == ("stop", 30, history.FINISHED)
+    assert history.is_final(str(uninterrupted), 30) and not history.is_final(str(uninterrupted), 29)
+
+
+def test_one_seed_gives_one_run_and_another_another(uninterrupted, synthetic_dir, tmp_path):
+    train(synthetic_dir, tmp_path / "same", max_steps=5)
+    train(synthetic_dir, tmp_path / "other", max_steps=5, seed=1)
+    expected = [losses(uninterrupted)[step] for step in range(5)]
+    assert list(losses(tmp_path / "same").values()) == expected
+    assert list(losses(tmp_path / "other").values()) != expected
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"), [("cifar10_train", {}), ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8})]
+)
+def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(script, flags, synthetic_dir, tmp_path):
+    """All as processes: the first session of each decides on how many threads an op, and so its sums, are divided."""
+    killed = tmp_path / "killed"
+    run_script(script, *arguments(synthetic_dir, tmp_path / "expected", max_steps=16, **flags), check=0)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / f"{script}.py", *arguments(synthetic_dir, killed, save_checkpoint_steps=5, **flags)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    for line in process.stdout:
+        if ": step 12," in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert tf.train.latest_checkpoint(str(killed)).endswith("model.ckpt-10")
+
+    run_script(script, *arguments(synthetic_dir, killed, max_steps=16, **flags), check=0)
+    assert [line["step"] for line in record(killed)] == [0, 10, 16]
+    assert losses(killed) == losses(tmp_path / "expected")  # to the last bit
+    assert int(tf.train.load_variable(str(killed), "global_step")) == 16
+
+
+def test_at_max_steps_no_further_step_is_trained(synthetic_dir, tmp_path, capsys):
+    train(synthetic_dir, tmp_path, max_steps=3)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("model.ckpt-*")}
+    capsys.readouterr()
+    train(synthetic_dir, tmp_path, max_steps=3)
+    assert "step" not in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("model.ckpt-*")} == before
+
+
+def test_restart_moves_the_old_run_aside_and_begins_anew(synthetic_dir, tmp_path, capsys):
+    train_dir = tmp_path / "train"
+    train(synthetic_dir, train_dir, max_steps=2)
+    old = {path.name: path.read_bytes() for path in train_dir.iterdir()}
+    capsys.readouterr()
+    train(synthetic_dir, train_dir, max_steps=1, restart=True)
+    (aside,) = [path for path in tmp_path.iterdir() if path != train_dir]
+    moved, line = capsys.readouterr().out.splitlines()
+    assert moved == f"Moved the old run to {aside}"
+    assert ": step 0," in line
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == old
+
+
+def test_keep_checkpoints_holds_across_a_resumption(synthetic_dir, tmp_path):
+    for max_steps in (4, 6):
+        train(synthetic_dir, tmp_path, max_steps=max_steps, save_checkpoint_steps=1, keep_checkpoints=2)
+    assert [checkpoints.step(path) for path in checkpoints.paths(str(tmp_path))] == [5, 6]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_of_other_files_is_refused_and_left_alone(synthetic_dir, tmp_path, restart):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError) as error:
+        train(synthetic_dir, tmp_path, max_steps=1, restart=restart)
+    assert str(error.value) == (
+        f"{tmp_path}: holds 'thesis.txt' and no training run; choose an empty or a new --train_dir"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(synthetic_dir, tmp_path, capsys):
+    train(synthetic_dir, tmp_path, max_steps=4, save_checkpoint_steps=2)
+    (data,) = tmp_path.glob("model.ckpt-4.data*")
+    data.write_bytes(data.read_bytes()[:1000])
+    capsys.readouterr()
+    train(synthetic_dir, tmp_path, max_steps=4)
+    warning, *lines = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"{tmp_path}/model.ckpt-4: it cannot be read: ")
+    assert warning.endswith(f"; taking {tmp_path}/model.ckpt-2 instead")
+    assert [re.match(published.CONSOLE_LINE, line)[1] for line in lines] == ["2", "3"]
+
+
+def test_a_second_trainer_is_refused_and_changes_nothing(synthetic_dir, tmp_path):
+    train(synthetic_dir, tmp_path / "train", max_steps=1)
+    with run_module.Run(str(tmp_path / "train")):
+        before = {path: path.read_bytes() for path in (tmp_path / "train").iterdir()}
+        for restart in (False, True):
+            with pytest.raises(RunError) as error:
+                train(synthetic_dir, tmp_path / "train", max_steps=2, restart=restart)
+            assert str(error.value) == (
+                f"{tmp_path / 'train'}: process {os.getpid()} on {socket.gethostname()} is training in it; wait for "
+                "its end, or choose another --train_dir"
+            )
+        assert {path: path.read_bytes() for path in (tmp_path / "train").iterdir()} == before
+    train(synthetic_dir, tmp_path / "train", max_steps=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_a_run_on_another_data_set_is_not_continued(synthetic_dir, tmp_path):
+    train(synthetic_dir, tmp_path, max_steps=1)
+    record_file = tmp_path / history.RECORD
+    record_file.write_text(record_file.read_text().replace('"synthetic"', '"cifar10"'))
+    with pytest.raises(RunError) as error:
+        train(synthetic_dir, tmp_path, max_steps=2)
+    assert str(error.value) == (
+        f"{tmp_path}: was trained with --dataset=cifar10, not synthetic; choose that, or another --train_dir, or "
+        "--restart"
+    )
+
+
+def test_a_checkpoint_of_another_network_is_not_continued(synthetic_dir, tmp_path):
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.get_variable("conv1/weights", [3, 3, 3, 64])
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=9)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunError) as error:
+        train(synthetic_dir, tmp_path, max_steps=10)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path}/model.ckpt-9: of another network: conv1/weights is [3, 3, 3, 64] there, ")
+    assert "\n" not in message and record(tmp_path)[-1]["reason"] == message
+    assert before.items() <= {path.name: path.read_bytes() for path in tmp_path.iterdir()}.items()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """The loss of a step is that of the weights before it, so it does not tell."""
+    with pytest.raises(RunError) as error, run_module.Run(str(tmp_path)) as run, tf.Graph().as_default():
+        global_step = tf.train.get_or_create_global_step()
+        weights = tf.get_variable("conv1/weights", initializer=[1.0, 2.0])
+        with tf.control_dependencies([weights.assign(tf.where_v2(global_step < 2, weights, [np.inf, 2.0]))]):
+            train_op = global_step.assign_add(1)
+        loss = tf.constant(1.0)
+        run.train(train_op, loss, tf.constant(0.25), 5, 1, save_checkpoint_steps=1, save_summaries_steps=0)
+    assert str(error.value) == (
+        "step 3: conv1/weights is not finite at learning rate 0.25; training diverged. The last good checkpoint is "
+        f"{tmp_path}/model.ckpt-2"
+    )
+    assert [checkpoints.step(path) for path in checkpoints.paths(str(tmp_path))] == [0, 1, 2]
+
+
+def test_a_batch_beyond_the_data_set_is_said(tiny, tmp_path, capsys, monkeypatch):
+    write_noise(tiny, tmp_path / "data")
+    monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
+    train(tmp_path / "data", tmp_path / "train", dataset="cifar10", batch_size=128, max_steps=1)
+    assert capsys.readouterr().out.startswith(
+        "A batch of 128 is more than the 100 training pictures: each step sees some of them several times\n"
+    )
+
+
+def test_only_damaged_checkpoints_are_refused(tmp_path):
+    (tmp_path / "model.ckpt-7.index").write_bytes(b"no index")
+    with pytest.raises(RunError, match="none of its checkpoints can be read; --restart"):
+        run_module.Run(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt-7.index", run_module.LOCK]
+
+
+def test_a_file_as_train_dir_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="is a file; choose another --train_dir"):
+        run_module.Run(str(tmp_path / "file"))
+
+
+def test_data_is_validated_before_train_dir_is_touched(tmp_path):
+    write_noise(datasets.SYNTHETIC, tmp_path / "data")
+    file = tmp_path / "data" / datasets.SYNTHETIC.folder / "data_batch_4.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"data_batch_4\.bin: expected 2000 records"):
+        train(tmp_path / "data", tmp_path / "train", max_steps=1)
+    assert not (tmp_path / "train").exists()
+
+
+def diverging_run(train_dir, with_summaries):
+    """Trains on a loss that is 1, 1 and NaN."""
+    with run_module.Run(str(train_dir)) as run, tf.Graph().as_default():
+        global_step = tf.train.get_or_create_global_step()
+        loss = tf.where_v2(global_step < 2, 1.0, np.nan)
+        if with_summaries:
+            tf.summary.histogram("weights", loss[tf.newaxis])
+        with tf.control_dependencies([loss]):
+            train_op = global_step.assign_add(1)
+        run.train(
+            train_op,
+            loss,
+            tf.constant(0.25),
+            max_steps=5,
+            batch_size=1,
+            save_checkpoint_steps=1,
+            save_summaries_steps=int(with_summaries),
+        )
+
+
+@pytest.mark.parametrize("with_summaries", [False, True])
+def test_a_loss_that_is_not_finite_stops_with_step_rate_and_last_checkpoint(tmp_path, with_summaries):
+    with pytest.raises(RunError) as error:
+        diverging_run(tmp_path, with_summaries)
+    message = str(error.value)
+    assert message.startswith("step 2: ") and "\n" not in message
+    assert "at learning rate 0.25" in message
+    assert message.endswith(f"The last good checkpoint is {tmp_path}/model.ckpt-2")
+    assert checkpoints.step(checkpoints.newest_readable(str(tmp_path))) == 2
+    assert record(tmp_path)[-1]["reason"] == message
+
+
+def test_the_moment_of_a_save_is_a_matter_of_seconds_too(synthetic_dir, tmp_path):
+    started = time.time()
+    train(synthetic_dir, tmp_path, max_steps=60, save_checkpoint_secs=1, keep_checkpoints=0)
+    assert 2 <= len(checkpoints.paths(str(tmp_path))) <= 2 + time.time() - started
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"), [("cifar10_train", {}), ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8})]
+)
+def test_cuda_convnet_trains_and_is_known_from_the_record(synthetic_dir, tmp_path, capsys, script, flags):
+    train_dir = tmp_path / "train"
+    train(synthetic_dir, train_dir, script=script, model="cuda_convnet", max_steps=3, **flags)
+    shapes = tf.train.load_checkpoint(str(train_dir / "model.ckpt-3")).get_variable_to_shape_map()
+    assert shapes["local3/weights"] == [6, 6, 576, 64] and shapes["softmax_linear/weight_loss/avg"] == []
+    (result,) = evaluate(synthetic_dir, train_dir, tmp_path / "eval")
+    assert result.step == 3
+    with pytest.raises(RunError, match=r"was trained with --model=cuda_convnet, not tutorial; choose that"):
+        train(synthetic_dir, train_dir, script=script, max_steps=4, **flags)
+    with pytest.raises(RunError, match="of another network: local3/biases/Exp"):
+        evaluate(synthetic_dir, train_dir, tmp_path / "eval", model="tutorial")
+    predictor = serving.Predictor(str(train_dir / "model.ckpt-3"), 10)
+    Image.fromarray(np.zeros([32, 32, 3], np.uint8)).save(tmp_path / "black.png")
+    ((_, probabilities),) = predictor.predict([str(tmp_path / "black.png")])
+    assert abs(probabilities.sum() - 1) < 1e-5

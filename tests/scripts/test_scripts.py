@@ -1,0 +1,163 @@
+"""The command lines, as real processes."""
+
+import hashlib
+import os
+import re
+
+import published
+import pytest
+from helpers import run_script
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("cifar10_train", "train_dir max_steps log_frequency seed restart save_checkpoint_secs keep_checkpoints"),
+        ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus variables_on log_device_placement profile_steps"),
+        ("cifar10_distributed_train", "worker_hosts ps_hosts job_name task_index sync backup_workers local_workers"),
+        ("cifar10_compare", "setups steps repetitions evaluate_too"),
+        ("cifar10_eval", "eval_dir eval_data checkpoint_dir eval_interval_secs num_examples run_once"),
+        ("cifar10_predict", "top_k json checkpoint checkpoint_dir use_moving_averages crop"),
+        ("cifar10_export", "export_dir tflite checkpoint checkpoint_dir use_moving_averages crop"),
+    ],
+)
+def test_help_lists_every_flag(script, flags):
+    text = run_script(script, "--help", check=1).stdout  # absl exits 1 after --help
+    for flag in [*flags.split(), "batch_size", "data_dir", "use_fp16", "dataset"]:
+        assert re.search(rf"^ +--(\[no\])?{flag}: ", text, re.MULTILINE), flag
+    assert "%%" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batchsize=64"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
+        (["--use_fp16", "False"], "unexpected argument 'False': write flags as --name=value"),
+        (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
+        (["--max_steps=-1"], "flag --max_steps=-1: -1 is not a non-negative integer"),
+        (["--batch_size=-5"], "flag --batch_size=-5: -5 is not a positive integer"),
+        (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|cifar100|cifar100_coarse|svhn|"),
+        (["--log_frequency=-1"], "flag --log_frequency=-1: -1 is not a non-negative integer"),
+        (["--max_steps=many"], "flag --max_steps=many: invalid literal for int"),
+        (["--train_dir="], "flag --train_dir=: give it a path"),
+        (["--data_sha256=c4a38c"], "flag --data_sha256=c4a38c: a sha256 has 64 hexadecimal digits"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(arguments, message, tmp_path):
+    process = run_script("cifar10_train", f"--train_dir={tmp_path / 'train'}", *arguments, check=1)
+    assert message in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_examples=0"], "flag --num_examples=0: 0 is not a positive integer"),
+        (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
+        (["--eval_data=validation"], "flag --eval_data=validation: value should be one of <test|train_eval|held_out>"),
+        (["--runonce"], "Unknown command line flag 'runonce'. Did you mean: run_once ?"),
+    ],
+)
+def test_a_wrong_command_line_of_the_evaluation_is_refused(arguments, message, tmp_path):
+    process = run_script("cifar10_eval", f"--eval_dir={tmp_path / 'eval'}", *arguments, check=1)
+    assert message in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr and not (tmp_path / "eval").exists()
+
+
+def test_run_once_without_a_checkpoint_exits_with_code_1(synthetic_dir, tmp_path):
+    process = run_script(
+        "cifar10_eval",
+        *("--dataset=synthetic", f"--data_dir={synthetic_dir}", "--run_once"),
+        *(f"--checkpoint_dir={tmp_path / 'missing'}", f"--eval_dir={tmp_path / 'eval'}"),
+        check=1,
+    )
+    assert process.stderr.splitlines()[-1] == (
+        f"cifar10_eval.py: No checkpoint file found in {tmp_path / 'missing'}; train first, or choose another "
+        "--checkpoint_dir"
+    )
+
+
+def test_a_tilde_is_the_home_directory(synthetic_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run_script(
+        "cifar10_train",
+        *("--dataset=synthetic", f"--data_dir={synthetic_dir}", "--train_dir=~/run"),
+        *("--max_steps=1", "--batch_size=8", "--log_frequency=0"),
+        check=0,
+    )
+    assert (tmp_path / "run" / "model.ckpt-1.index").exists()
+    assert "~" not in os.listdir(os.path.expanduser("~"))
+
+
+def test_a_mirror_is_downloaded_from_and_must_be_the_archive(tmp_path):
+    (tmp_path / "mirror").mkdir()
+    archive = tmp_path / "mirror" / "cifar-10-binary.tar.gz"
+    archive.write_bytes(b"no archive")
+    command = ["cifar10_train", f"--data_dir={tmp_path / 'data'}", f"--train_dir={tmp_path / 'train'}"]
+    process = run_script(*command, f"--data_url={archive.as_uri()}", check=1)
+    error = process.stderr.splitlines()[-1]
+    assert error.startswith(f"cifar10_train.py: Cannot download {archive.as_uri()}: got 10 bytes, sha256 ")
+    assert "expected 170052171 bytes, sha256 c4a38c50" in error
+    sha256 = hashlib.sha256(b"no archive").hexdigest()
+    process = run_script(*command, f"--data_url={archive.as_uri()}", f"--data_sha256={sha256}", check=1)
+    assert "cifar-10-binary.tar.gz cannot be unpacked: not a gzip file" in process.stderr.splitlines()[-1]
+    assert not (tmp_path / "train").exists()
+
+
+def test_an_error_is_one_line_and_exit_code_1(tmp_path):
+    """Also --run_once without a checkpoint, and a missing data set that cannot be downloaded."""
+    (tmp_path / "file").write_text("")
+    process = run_script("cifar10_train", "--dataset=synthetic", f"--data_dir={tmp_path / 'file'}", check=1)
+    assert process.stderr.splitlines()[-1].startswith("cifar10_train.py: ")
+    assert "Traceback" not in process.stderr
+
+
+def test_the_queue_pipeline_trains_and_says_that_it_fills(synthetic_dir, tmp_path):
+    process = run_script(
+        "cifar10_train",
+        "--dataset=synthetic",
+        "--input_pipeline=queue",
+        "--min_fraction_of_examples_in_queue=0.05",
+        f"--data_dir={synthetic_dir}",
+        f"--train_dir={tmp_path}",
+        "--batch_size=8",
+        "--max_steps=11",
+        check=0,
+    )
+    first, *lines = process.stdout.splitlines()
+    assert first == "Filling queue with 500 CIFAR images before starting to train. This will take a few minutes."
+    assert [re.match(published.CONSOLE_LINE, line)[1] for line in lines] == ["0", "10"]
+
+
+def test_devices_are_compared_in_one_table(synthetic_dir):
+    """One process and two towers have the same weights to the last bit, and precisions."""
+    process = run_script(
+        "cifar10_compare",
+        "--dataset=synthetic",
+        f"--data_dir={synthetic_dir}",
+        "--batch_size=64",
+        "--setups=one,2towers",
+        "--steps=13",
+        "--evaluate_too",
+        check=0,
+    )
+    one, towers = process.stdout.splitlines()[-2:]
+    pattern = r"^(.{24}) *(\S+) +(\S+) +([\d,]+) \(.*\) +(\d\.\d\d) +(\S+) +(0\.\d{3})$"
+    one, towers = re.match(pattern, one), re.match(pattern, towers)
+    assert one[1].strip() == "1 x 64" and towers[1].strip() == "2 towers x 32"
+    assert float(one[5]) == 1.0 and float(towers[3]) == 0.0 and float(towers[2]) < 1e-6
+    assert one[7] == towers[7]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--setups=one,many", "write them as one, 2towers, 2workers or 2workers+1ps"),
+        ("--setups=3towers", "--batch_size=128: cannot be divided among the 3 devices of 3towers"),
+    ],
+)
+def test_a_wrong_setup_is_refused(argument, message, synthetic_dir):
+    process = run_script("cifar10_compare", "--dataset=synthetic", f"--data_dir={synthetic_dir}", argument, check=1)
+    assert message in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr

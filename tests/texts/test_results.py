@@ -1,0 +1,146 @@
+"""The README's results are those on record in results.json, and they are what was promised."""
+
+import json
+import pathlib
+import re
+import statistics
+
+import pytest
+
+from cifar10.network import recipes
+
+ROOT = pathlib.Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = json.loads((ROOT / "tests" / "results.json").read_text(encoding="utf-8"))
+TUTORIAL = {int(step): precisions for step, precisions in RESULTS["tutorial"]["precision"].items()}
+ORIGINAL = {int(step): precisions for step, precisions in RESULTS["original"]["precision"].items()}
+GRID = range(5_000, 100_001, 5_000)
+EPOCH = 50_000  # pictures
+
+
+def table(*heading):
+    """Returns the rows, tuples of cells, of the README's table with these first columns."""
+    lines = iter(README.splitlines())
+    next(line for line in lines if line.startswith(f"| {' | '.join(heading)} |"))
+    next(lines)
+    rows = []
+    while (line := next(lines)).startswith("|"):
+        rows.append(tuple(cell.strip() for cell in line.strip("|").split("|")))
+    return rows
+
+
+def test_every_command_on_record_is_in_the_readme():
+    commands = [record["command"] for record in RESULTS.values() if "command" in record]
+    assert len(commands) >= 5
+    for command in commands:
+        assert command in README, command
+
+
+def test_the_tutorials_table_is_the_run_on_record():
+    expected = [
+        (f"{step:,}", f"{step * 128 / EPOCH:.1f}", *(f"{precision:.4f}" for precision in TUTORIAL[step]))
+        for step in GRID
+    ]
+    assert table("steps", "epochs", "precision @ 1", "without moving averages") == expected
+
+
+def test_the_chart_has_the_same_numbers():
+    lines = re.findall(r"^ +line \[(.*)\]$", README, re.MULTILINE)
+    for column, line in enumerate(lines):
+        assert [float(value) for value in line.split(",")] == [TUTORIAL[step][column] for step in GRID]
+    assert len(lines) == 2
+
+
+def test_it_is_as_precise_as_the_original_at_each_of_its_steps_less_a_hundredth():
+    """Ours at the last checkpoint before the original's."""
+    rows = []
+    for step, (original, original_without) in ORIGINAL.items():
+        at = max(ours for ours in TUTORIAL if ours <= step)
+        assert step - at < 500 and TUTORIAL[at][0] >= original - 0.01
+        ours, ours_without = TUTORIAL[at]
+        rows.append((f"{step:,}", f"{original:.4f}", f"{original_without:.4f}", f"{at:,}", f"{ours:.4f}"))
+        rows[-1] += (f"{ours_without:.4f}",)
+    assert len(rows) == 8 and table("the original: step", "precision @ 1") == rows
+
+
+def test_the_fast_recipe_reaches_the_tutorials_end_in_a_quarter_of_its_time():
+    fast = RESULTS["fast"]
+    assert fast["steps"] == recipes.FAST.max_steps(EPOCH, 128)
+    seeds = [(seed, *fast["precision"][seed]) for seed in ("0", "1", "2")]
+    expected = [(seed, *(f"{precision:.4f}" for precision in precisions)) for seed, *precisions in seeds]
+    means = [statistics.mean(column) for column in list(zip(*seeds, strict=True))[1:]]
+    expected.append(("mean", *(f"{mean:.4f}" for mean in means)))
+    assert table("seed", "precision @ 1") == expected
+    assert means[0] >= TUTORIAL[100_000][0]
+    minutes = {name: fast["steps"] * 128 / rate / 60 for name, rate in RESULTS["speed"]["fast"].items()}
+    minutes["tutorial"] = 100_000 * 128 / RESULTS["speed"]["tutorial"] / 60
+    assert minutes["half"] <= minutes["tutorial"] / 4
+    stated = re.search(
+        r"(\d+) minutes against (\d+), a factor of (\d\.\d); in float32 (\d+), a factor of (\d\.\d)", README
+    )
+    assert [float(group) for group in stated.groups()] == pytest.approx(
+        [
+            round(minutes["half"]),
+            round(minutes["tutorial"]),
+            round(minutes["tutorial"] / minutes["half"], 1),
+            round(minutes["float32"]),
+            round(minutes["tutorial"] / minutes["float32"], 1),
+        ]
+    )
+
+
+def test_the_exercises_are_answered_with_what_is_on_record():
+    exercises = {row[0]: row for row in table("exercise", "command", "expected", "measured")}
+    assert len(exercises) == 7
+    seconds = {name: statistics.median(values) for name, values in RESULTS["seconds_to_step_0"].items()}
+    queue, local = RESULTS["queue"], RESULTS["cuda_convnet"]
+    means = [
+        statistics.mean(column) for column in zip(*RESULTS["tutorial"]["last_ten_checkpoints"].values(), strict=True)
+    ]
+    towers = RESULTS["devices"]["setups"]["2 towers x 64"]
+    for exercise, expected in {
+        "Fill fewer pictures before the first step": [
+            f"{seconds['queue:0.05']:.1f} s from the command to step 0, against {seconds['queue:0.4']:.1f} s with 0.4",
+            f"and {seconds['dataset:0.4']:.1f} s without a queue",
+            f"{queue['precision']['0.05'][0]:.4f} against {queue['precision']['0.4'][0]:.4f}",
+        ],
+        "Reproduce cuda-convnet's network, whose top layers are locally connected (2,112,970 parameters)": [
+            f"{local['precision'][0]:.4f} in one view, {local['precision_of_10_views'][0]:.4f} in ten"
+        ],
+        "Evaluate without the moving averages": [f"{means[1]:.4f} against {means[0]:.4f}"],
+        "One GPU at 128 against two at 64": [
+            f"weights that differ by {towers['largest_weight_difference']:g}, losses equal to "
+            f"{towers['largest_loss_difference']:.0e} at every step, {towers['ratio']:.2f} times the images/s"
+        ],
+    }.items():
+        for text in expected:
+            assert text in exercises[exercise][3]
+
+
+def test_towers_and_workers_did_the_same_as_one_process():
+    setups = RESULTS["devices"]["setups"]
+    expected = [
+        (
+            name,
+            f"{setup['largest_loss_difference']:.0e}",
+            f"{setup['largest_weight_difference']:g}",
+            f"{setup['precision']:.3f}",
+        )
+        for name, setup in setups.items()
+    ]
+    assert table("devices", "largest difference of a loss, at any step") == expected and len(expected) == 5
+    for setup in setups.values():
+        assert setup["largest_loss_difference"] < 1e-3
+        assert abs(setup["precision"] - setups["1 x 128"]["precision"]) < 0.02
+    setups = RESULTS["workers"]["setups"]
+    expected = [
+        (
+            name,
+            f"{setup['images_per_second']:,}",
+            f"{setup['ratio']:.2f}",
+            f"{setup['megabytes_per_step']:.2f}",
+        )
+        for name, setup in setups.items()
+    ]
+    assert table("devices", "images/s") == expected
+    assert setups["2 workers x 64"]["ratio"] >= 0.85
