@@ -58,7 +58,7 @@ DATA_URL = datasets.CIFAR10.archive.url
 def distorted_inputs():
     """Builds the training input from data_dir: see cifar10_input.distorted_inputs.
 
-    The order of the pictures follows tf.set_random_seed, and is another one each time where that was not called.
+    The order of the images follows tf.set_random_seed, and is another one each time where that was not called.
     """
     seed = tf.get_default_graph().seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed % 2**32
@@ -67,7 +67,7 @@ def distorted_inputs():
 
 
 def inputs(eval_data):
-    """Builds the evaluation input, endless, of the test pictures (eval_data true) or the training pictures."""
+    """Builds the evaluation input, endless, of the test images (eval_data true) or the training images."""
     data = records.load(datasets.CIFAR10, FLAGS.data_dir, "test" if eval_data else "train")
     return cifar10_input.inputs(data, FLAGS.batch_size, image_size=IMAGE_SIZE)
 
@@ -96,5 +96,5 @@ def train(total_loss, global_step):
 
 
 def maybe_download_and_extract():
-    """Makes sure that the pictures are in data_dir: see download.ensure."""
+    """Makes sure that the images are in data_dir: see download.ensure."""
     download.ensure(datasets.CIFAR10, FLAGS.data_dir, url=DATA_URL)

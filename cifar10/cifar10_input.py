@@ -1,9 +1,9 @@
-"""Records -> batches of pictures and labels, as graph ops on the CPU.
+"""Records -> batches of images and labels, as graph ops on the CPU.
 
 A training batch is a pure function of (seed, step): example number n = step * batch_size + position belongs to epoch
 n // N; its record is a pseudo-random permutation of n % N keyed by (seed, epoch); its distortions are stateless random
-numbers keyed by (seed, step), and where flips alternate, which pictures are flipped first is keyed by seed. So every
-picture is seen exactly once an epoch, a resumed run sees what an uninterrupted one sees, and a tower takes its slice of
+numbers keyed by (seed, step), and where flips alternate, which images are flipped first is keyed by seed. So every
+image is seen exactly once an epoch, a resumed run sees what an uninterrupted one sees, and a tower takes its slice of
 the batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_` functions.
 """
 
@@ -28,7 +28,7 @@ NUM_PREPROCESS_THREADS = 16
 MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
 NO_EPOCH = 2**32 - 1  # in the place of the epoch, in the key of what is drawn once for all epochs
-PADDING = -1  # label of a picture that must not count; tf.nn.in_top_k finds it in no picture
+PADDING = -1  # label of an image that must not count; tf.nn.in_top_k finds it in no image
 
 
 def distorted_inputs(
@@ -41,17 +41,17 @@ def distorted_inputs(
     jitter=True,
     alternating_flip=False,
 ):
-    """Builds the endless training input: distorted pictures in a pseudo-random order, each once an epoch.
+    """Builds the endless training input: distorted images in a pseudo-random order, each once an epoch.
 
     It is a one-shot iterator: no initializer, no queue runner.
 
     Args:
       examples: records.Examples.
-      batch_size: pictures a batch.
+      batch_size: images a batch.
       seed: int; two inputs with one seed give the same batches.
       start_step: the step whose batch comes first.
       image_size: height and width of the random crop, in pixels.
-      flip: whether to flip half of the pictures left to right.
+      flip: whether to flip half of the images left to right.
       jitter: whether to change their brightness and contrast.
       alternating_flip: whether those that are flipped in one epoch are those that are not in the next one; otherwise
         each is flipped by chance.
@@ -84,9 +84,9 @@ def distorted_slice(
     Args:
       examples: records.Examples.
       step: int64 scalar tensor.
-      batch_size: pictures a batch, of all workers together.
-      start: position in the batch of the first picture.
-      size: number of pictures.
+      batch_size: images a batch, of all workers together.
+      start: position in the batch of the first image.
+      size: number of images.
       seed: int.
       image_size: height and width of the random crop, in pixels.
       flip, jitter, alternating_flip: see distorted_inputs.
@@ -100,11 +100,11 @@ def distorted_slice(
 
 
 def inputs(examples, batch_size, image_size=IMAGE_SIZE):
-    """Builds the tutorial's evaluation input: the central crop of each picture, in file order, over and over.
+    """Builds the tutorial's evaluation input: the central crop of each image, in file order, over and over.
 
     Args:
       examples: records.Examples.
-      batch_size: pictures a batch.
+      batch_size: images a batch.
       image_size: height and width of the crop, in pixels.
 
     Returns:
@@ -120,18 +120,18 @@ def inputs(examples, batch_size, image_size=IMAGE_SIZE):
 
 
 def passes(examples, batch_size, num_examples, num_views=1):
-    """Builds the input of evaluations: passes over the first num_examples pictures, each exactly once a pass.
+    """Builds the input of evaluations: passes over the first num_examples images, each exactly once a pass.
 
     Args:
       examples: records.Examples.
-      batch_size: pictures a batch.
-      num_examples: pictures a pass, of which num_batches make one.
-      num_views: of each picture: 1, the central crop; or 10, see views.
+      batch_size: images a batch.
+      num_examples: images a pass, of which num_batches make one.
+      num_views: of each image: 1, the central crop; or 10, see views.
 
     Returns:
       images: float32 [num_views * batch_size, IMAGE_SIZE, IMAGE_SIZE, 3], standardized; view after view.
       labels: int32 [batch_size]; PADDING for what the last batch of a pass has too many of.
-      numbers: int64 [batch_size], the pictures' numbers in file order; num_examples or more for those.
+      numbers: int64 [batch_size], the images' numbers in file order; num_examples or more for those.
     """
 
     def batch(step):
@@ -154,7 +154,7 @@ def num_batches(num_examples, batch_size):
 
 
 def central_crop(images, image_size=IMAGE_SIZE):
-    """Prepares pictures as evaluation does: central crop, standardization.
+    """Prepares images as evaluation does: central crop, standardization.
 
     Args:
       images: uint8 [batch, height, width, 3].
@@ -175,7 +175,7 @@ def views(images, image_size=IMAGE_SIZE):
       image_size: height and width of a view, in pixels.
 
     Returns:
-      float32 [10 * batch, image_size, image_size, 3], standardized: first the centre of all pictures, and so on.
+      float32 [10 * batch, image_size, image_size, 3], standardized: first the centre of all images, and so on.
     """
     bottom, right = datasets.HEIGHT - image_size, datasets.WIDTH - image_size
     corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
@@ -185,11 +185,11 @@ def views(images, image_size=IMAGE_SIZE):
 
 
 def distort(images, draws, image_size=IMAGE_SIZE):
-    """Distorts a batch as tf.image would picture by picture: crop, flip, brightness, contrast, standardization.
+    """Distorts a batch as tf.image would image by image: crop, flip, brightness, contrast, standardization.
 
     Args:
       images: uint8 [batch, height, width, 3].
-      draws: the random numbers, one per picture, as from _draw: (top, left, flip, brightness, contrast) with int32
+      draws: the random numbers, one per image, as from _draw: (top, left, flip, brightness, contrast) with int32
         offsets in pixels, bool, float32 delta in grey levels and float32 factor; the last two may be left out.
       image_size: height and width of the crop, in pixels.
 
@@ -213,7 +213,7 @@ def distort(images, draws, image_size=IMAGE_SIZE):
 
 
 def _slice(examples, step, batch_size, start, size, seed, image_size, flip, jitter, alternating_flip):
-    """Returns the distorted pictures and the labels of a part of a training batch: see distorted_slice."""
+    """Returns the distorted images and the labels of a part of a training batch: see distorted_slice."""
     numbers = _numbers(step, batch_size)[start : start + size]
     shuffled = functools.partial(_shuffled, num_examples=examples.count, seed=seed)
     images, labels = _gather(examples, shuffled, numbers, size)
@@ -277,7 +277,7 @@ def _gather(examples, which, numbers, batch_size):
       batch_size: int.
 
     Returns:
-      uint8 [batch_size, 32, 32, 3] pictures and int32 [batch_size] labels.
+      uint8 [batch_size, 32, 32, 3] images and int32 [batch_size] labels.
     """
 
     def look_up(numbers):
@@ -291,7 +291,7 @@ def _gather(examples, which, numbers, batch_size):
 
 
 def _iterate(steps, batch, timed=False):
-    """Returns what batch(step) builds, pictures first, for one step number after another; `timed`: see _timed."""
+    """Returns what batch(step) builds, images first, for one step number after another; `timed`: see _timed."""
     with tf.name_scope("input"), tf.device("/cpu:0"):
         dataset = steps().map(tf.autograph.experimental.do_not_convert(batch)).prefetch(PREFETCHED_BATCHES)
         iterator = tf.data.make_one_shot_iterator(dataset)
@@ -301,7 +301,7 @@ def _iterate(steps, batch, timed=False):
 
 
 def _timed(get_batch):
-    """Returns the pictures and labels that get_batch() builds; how long a step waits goes to summaries.WAIT_MS."""
+    """Returns the images and labels that get_batch() builds; how long a step waits goes to summaries.WAIT_MS."""
     asked = tf.timestamp()  # at the beginning of the step, because it needs nothing
     with tf.control_dependencies([asked]):
         images, labels = get_batch()
@@ -312,7 +312,7 @@ def _timed(get_batch):
 
 
 class CIFAR10Record:
-    """One picture as read_cifar10 reads it; the attributes are described there."""
+    """One image as read_cifar10 reads it; the attributes are described there."""
 
 
 def read_cifar10(filename_queue, dataset=datasets.CIFAR10):
@@ -345,14 +345,14 @@ def queue_distorted_inputs(
     image_size=IMAGE_SIZE,
     dataset=datasets.CIFAR10,
 ):
-    """Builds the tutorial's own training input: 16 threads distort picture by picture and keep a shuffling queue full.
+    """Builds the tutorial's own training input: 16 threads distort image by image and keep a shuffling queue full.
 
     It needs tf.train.start_queue_runners (a MonitoredSession starts them) and its order differs from run to run.
 
     Args:
       filenames: paths of the record files.
-      batch_size: pictures a batch.
-      num_examples: pictures in the files.
+      batch_size: images a batch.
+      num_examples: images in the files.
       min_fraction: fraction of num_examples that must be in the queue before the first batch; less starts sooner and
         shuffles less.
       image_size: height and width of the random crop, in pixels.
@@ -398,10 +398,10 @@ def queue_inputs(
     image_size=IMAGE_SIZE,
     dataset=datasets.CIFAR10,
 ):
-    """Builds the tutorial's own evaluation input: 16 threads crop picture by picture and keep a queue full.
+    """Builds the tutorial's own evaluation input: 16 threads crop image by image and keep a queue full.
 
     Args and returns as in queue_distorted_inputs; min_fraction sets the queue's capacity only. It is what the benchmark
-    measures against; evaluation itself must see each picture once, which this does not promise.
+    measures against; evaluation itself must see each image once, which this does not promise.
     """
     with tf.name_scope("input"), tf.device("/cpu:0"):
         read_input = read_cifar10(tf.train.string_input_producer(filenames, shuffle=False), dataset)

@@ -16,14 +16,14 @@ from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes, summaries
 from cifar10.runs import checkpoints, dashboards, events, history
 
-BATCHES_AT_ONCE = 2  # each of half as many pictures: a core that is done with one goes on with the next
+BATCHES_AT_ONCE = 2  # each of half as many images: a core that is done with one goes on with the next
 POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
 WAITING_LINE_SECS = 300.0  # between two lines that say what is waited for
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How many of `total` pictures the checkpoint of global step `step` puts in their class."""
+    """How many of `total` images the checkpoint of global step `step` puts in their class."""
 
     step: int
     correct: int
@@ -54,27 +54,27 @@ class Evaluator:
 
         Args:
           examples: records.Examples.
-          num_examples: number of pictures to evaluate, at most all; the first ones in file order.
-          batch_size: pictures, or views of them, computed at the same time; the result does not depend on it.
-          num_classes: number of logits a picture.
+          num_examples: number of images to evaluate, at most all; the first ones in file order.
+          batch_size: images, or views of them, computed at the same time; the result does not depend on it.
+          num_classes: number of logits an image.
           use_fp16: whether to compute in half precision: see model.inference.
           use_moving_averages: whether to restore the moving averages in place of the variables.
           moving_average_decay: of the training; only the names of the averages matter here.
           class_names: None, or one name a class, with which TensorBoard shows what is mistaken for what.
           network: model.inference, or another of model.NETWORKS.
-          num_views: of each picture, of whose probabilities the mean counts: see cifar10_input.passes.
+          num_views: of each image, of whose probabilities the mean counts: see cifar10_input.passes.
 
         Raises:
           RunError: num_examples is more than there are.
         """
         if num_examples > examples.count:
             raise RunError(
-                f"--num_examples={num_examples}: there are only {examples.count} pictures; give a number up to that"
+                f"--num_examples={num_examples}: there are only {examples.count} images; give a number up to that"
             )
         self._num_examples = num_examples
         self._images = examples.images[:num_examples]
         self._class_names = class_names
-        facts = {**dashboards.program_facts(history.program()), "pictures": f"{num_examples:,} of {examples.count:,}"}
+        facts = {**dashboards.program_facts(history.program()), "images": f"{num_examples:,} of {examples.count:,}"}
         self._opening = dashboards.opening(facts).SerializeToString()  # of the event file
         batch_size = min(max(1, batch_size // (num_views * BATCHES_AT_ONCE)), num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
@@ -130,7 +130,7 @@ class Evaluator:
         return Result(checkpoints.step(path), int(np.sum(outcomes["correct"])), self._num_examples), summary
 
     def _in_order(self, batches):
-        """Returns {name: values} of each picture of a pass, in file order, of the dicts of batches in any order."""
+        """Returns {name: values} of each image of a pass, in file order, of the dicts of batches in any order."""
         joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         order = np.argsort(joined["number"])[: self._num_examples]  # what follows is padding
         return {name: values[order] for name, values in joined.items()}
@@ -140,10 +140,10 @@ class Evaluator:
 
 
 def held_out(examples, dataset, checkpoint_dir):
-    """Returns which training pictures the run in checkpoint_dir is not trained on.
+    """Returns which training images the run in checkpoint_dir is not trained on.
 
     Args:
-      examples: records.Examples, all training pictures.
+      examples: records.Examples, all training images.
       dataset: name of the data set that they are.
       checkpoint_dir: the run's train_dir.
 
@@ -152,9 +152,9 @@ def held_out(examples, dataset, checkpoint_dir):
     """
     count, trained_on = (history.recorded(checkpoint_dir, name) for name in ("num_held_out", "dataset"))
     if not count:
-        raise RunError(f"{checkpoint_dir}: has no run that holds pictures out; train with --num_held_out first")
+        raise RunError(f"{checkpoint_dir}: has no run that holds images out; train with --num_held_out first")
     if trained_on != dataset:
-        raise RunError(f"{checkpoint_dir}: holds out pictures of {trained_on}; choose --dataset={trained_on}")
+        raise RunError(f"{checkpoint_dir}: holds out images of {trained_on}; choose --dataset={trained_on}")
     return examples.part(examples.count - count, examples.count)
 
 

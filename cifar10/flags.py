@@ -55,12 +55,12 @@ FLAGS = PackageFlags()
 
 
 def define_data_flags():
-    """Defines the flags that say which pictures to use."""
+    """Defines the flags that say which images to use."""
     flags.DEFINE_enum(
         "dataset",
         "cifar10",
         list(datasets.NAMES),
-        "Pictures to use: those of cifar10, of cifar100 with its 100 fine or its 20 coarse labels, and of svhn are "
+        "Images to use: those of cifar10, of cifar100 with its 100 fine or its 20 coarse labels, and of svhn are "
         "downloaded unless they are in data_dir; synthetic is drawn on the spot; images are your own, from "
         "cifar10_import_images.py.",
     )
@@ -95,7 +95,7 @@ def define_training_flags():
     flags.DEFINE_integer(
         "microbatch_size",
         None,
-        "Pictures computed together, each core on its own; 0: the whole batch, as the tutorial does. Default: 32 on "
+        "Images computed together, each core on its own; 0: the whole batch, as the tutorial does. Default: 32 on "
         "CPUs, 0 on GPUs.",
         lower_bound=0,
     )
@@ -124,8 +124,8 @@ def define_training_flags():
     flags.DEFINE_integer(
         "num_held_out",
         0,
-        "How many training pictures, the last ones, are not trained on but kept for cifar10_eval.py "
-        "--eval_data=held_out, to compare trainings without a look at the test pictures.",
+        "How many training images, the last ones, are not trained on but kept for cifar10_eval.py "
+        "--eval_data=held_out, to compare trainings without a look at the test images.",
         lower_bound=0,
     )
     flags.DEFINE_integer(
@@ -135,7 +135,7 @@ def define_training_flags():
     flags.DEFINE_integer(
         "seed",
         0,
-        "Seed of initial values, order of pictures and distortions: the same seed gives the same run.",
+        "Seed of initial values, order of images and distortions: the same seed gives the same run.",
         lower_bound=0,
         upper_bound=2**32 - 1,
     )
@@ -155,7 +155,7 @@ def define_training_flags():
         "input_pipeline",
         "dataset",
         ["dataset", "queue"],
-        "dataset: every picture once an epoch, reproducible. queue: the tutorial's shuffling queue and 16 threads.",
+        "dataset: every image once an epoch, reproducible. queue: the tutorial's shuffling queue and 16 threads.",
     )
     flags.DEFINE_float(
         "min_fraction_of_examples_in_queue",
@@ -167,7 +167,7 @@ def define_training_flags():
 
 
 def define_serving_flags():
-    """Defines the flags of the scripts that use a trained network on pictures from anywhere."""
+    """Defines the flags of the scripts that use a trained network on images from anywhere."""
     flags.DEFINE_enum(
         "dataset",
         None,
@@ -182,7 +182,7 @@ def define_serving_flags():
         "crop",
         "central",
         list(SIZES),
-        "What the network sees of a picture. central: as in evaluation, the central square, resized to 32x32, of that "
+        "What the network sees of an image. central: as in evaluation, the central square, resized to 32x32, of that "
         "the central 24x24. whole: everything, resized to 24x24, whether that keeps its proportions or not.",
     )
 

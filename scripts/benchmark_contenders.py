@@ -15,7 +15,7 @@ from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes, summaries, training
 from cifar10.runs import checkpoints
 
-# Multiply-adds of one picture forward: the outputs of each layer times the inputs that each output sums.
+# Multiply-adds of one image forward: the outputs of each layer times the inputs that each output sums.
 MULTIPLY_ADDS = {
     "conv1": 24 * 24 * 64 * (5 * 5 * 3),
     "conv2": 12 * 12 * 64 * (5 * 5 * 64),
@@ -23,8 +23,8 @@ MULTIPLY_ADDS = {
     "local4": 192 * 384,
     "softmax_linear": 10 * 192,
 }
-# Of a training step, a picture: forward, and the gradients of weights and of inputs, each as much again, but for the
-# gradient of the pictures themselves, which nobody needs: 2 (3 x 18.47 - 2.76) = 105.3 million.
+# Of a training step, an image: forward, and the gradients of weights and of inputs, each as much again, but for the
+# gradient of the images themselves, which nobody needs: 2 (3 x 18.47 - 2.76) = 105.3 million.
 FLOP_PER_IMAGE = 2 * (3 * sum(MULTIPLY_ADDS.values()) - MULTIPLY_ADDS["conv1"])
 PEAK_SIZE = 2048  # rows and columns of the matrices whose product shows what the machine can do
 

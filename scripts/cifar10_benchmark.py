@@ -9,7 +9,7 @@ The modes:
   end_to_end: the training script as users run it, from its 50th step on; images/s.
   fixed_batch: the whole training step on one batch that never changes, without input; images/s.
   input: the training input alone; images/s.
-  evaluation: all test pictures, with the restoring of a checkpoint; images/s.
+  evaluation: all test images, with the restoring of a checkpoint; images/s.
   start: from the command to its first line; seconds, of which fewer are better.
   summaries: as end_to_end, with and without what TensorBoard shows; images/s.
 """
@@ -147,7 +147,7 @@ def start_workers(mode, names, options, stack):
     def measure(name):
         workers[name].run(UNTIMED_STEPS[mode])
         answer = workers[name].run(steps)
-        # The product of matrices counts as the pictures that as many operations would train.
+        # The product of matrices counts as the images that as many operations would train.
         images_per_step = 2 * PEAK_SIZE**3 / FLOP_PER_IMAGE if name.startswith("matmul peak") else images
         return {"value": steps * images_per_step / answer["seconds"], "peak_mib": answer["peak_mib"]}
 
@@ -241,8 +241,8 @@ def print_table(mode, repetitions, result):
         print(f"{name:30}  skipped: {reason}")
     if mode == "fixed_batch":
         print(
-            f"A step takes {FLOP_PER_IMAGE / 1e6:.1f} MFLOP a picture: 2 x (3 x 18.47 M multiply-adds, less 2.76 M for "
-            "the gradient of the pictures).\nThe matmul peak is the speed if all of it were products of large matrices."
+            f"A step takes {FLOP_PER_IMAGE / 1e6:.1f} MFLOP an image: 2 x (3 x 18.47 M multiply-adds, less 2.76 M for "
+            "the gradient of the images).\nThe matmul peak is the speed if all of it were products of large matrices."
         )
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the same steps on one device, as towers and as workers, and compares results, speed and cost.
 
-All share one global batch of --batch_size pictures, divided among the devices, and one seed. Each training is a process
+All share one global batch of --batch_size images, divided among the devices, and one seed. Each training is a process
 as users run it; a repetition runs one after the other. The table has for each of --setups:
   loss: the largest difference to the first setup's loss, at any step.
   weights: the largest difference of any variable or moving average at the end; 0 means equal to the last bit.

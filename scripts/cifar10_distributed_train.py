@@ -3,7 +3,7 @@
 
 Start it on each of them, with TF_CONFIG as Kubernetes' TFJob and Vertex AI set it, or with --worker_hosts, --ps_hosts,
 --job_name and --task_index; or start a whole cluster on this machine with --local_workers. Every worker computes
---batch_size pictures a step: two workers with --batch_size=64 do what cifar10_train.py does with 128. The chief, which
+--batch_size images a step: two workers with --batch_size=64 do what cifar10_train.py does with 128. The chief, which
 is the first worker, prints, and saves to --train_dir. An evaluator does what cifar10_eval.py does.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the precision @ 1 of checkpoints, each picture once.
+"""Measures the precision @ 1 of checkpoints, each image once.
 
 It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the training, until that has ended.
 """
@@ -62,14 +62,14 @@ def define_flags():
         "eval_data",
         "test",
         ["test", "train_eval", "held_out"],
-        "Pictures to evaluate: test or training ones, or those that the training's --num_held_out kept.",
+        "Images to evaluate: test or training ones, or those that the training's --num_held_out kept.",
     )
     absl_flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory where to read model checkpoints.")
     absl_flags.DEFINE_integer("eval_interval_secs", 300, "Least seconds between two evaluations.", lower_bound=0)
     absl_flags.DEFINE_integer(
         "num_examples",
         None,
-        "Number of pictures to evaluate; 10,000 by default, or all if there are fewer.",
+        "Number of images to evaluate; 10,000 by default, or all if there are fewer.",
         lower_bound=1,
     )
     absl_flags.DEFINE_enum(
@@ -79,7 +79,7 @@ def define_flags():
         "views",
         "1",
         ["1", "10"],
-        "Views of each picture: 1, the centre, as the tutorial; 10, corners and mirror images too, as cuda-convnet.",
+        "Views of each image: 1, the centre, as the tutorial; 10, corners and mirror images too, as cuda-convnet.",
     )
     absl_flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint only.")
     absl_flags.DEFINE_boolean("use_moving_averages", True, "Evaluate the moving averages of the variables.")

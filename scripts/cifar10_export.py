@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a trained network as a SavedModel, which any TensorFlow 2 loads without this package.
 
-It takes a batch of pictures, of any number: the signature serving_default takes the bytes of their files (image_bytes),
+It takes a batch of images, of any number: the signature serving_default takes the bytes of their files (image_bytes),
 serving_uint8 their pixels (images, uint8 [batch, height, width, 3]). Both return the classes' names and probabilities,
 most probable first, as cifar10_predict.py gives them.
 """
@@ -29,7 +29,7 @@ def define_flags():
     absl_flags.DEFINE_boolean(
         "tflite",
         False,
-        "Write model.tflite and labels.txt too: a picture, uint8 [1, 32, 32, 3] (24 and 24 with --crop=whole), to "
+        "Write model.tflite and labels.txt too: an image, uint8 [1, 32, 32, 3] (24 and 24 with --crop=whole), to "
         "probabilities, float32 [1, classes], in the order of the labels.",
     )
 

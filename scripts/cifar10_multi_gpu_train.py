@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the CIFAR-10 network on several GPUs of one machine, with synchronous updates.
 
-Every GPU has a tower, a copy of the network that computes --batch_size pictures a step; the towers' gradients are
+Every GPU has a tower, a copy of the network that computes --batch_size images a step; the towers' gradients are
 averaged and the variables updated once. So two towers with --batch_size=64 do what cifar10_train.py does with 128.
 Where there are no GPUs, the towers are on CPU devices.
 """

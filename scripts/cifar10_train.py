@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the CIFAR-10 network on one device.
 
-It reaches about 86 % precision @ 1 after 100,000 steps of 128 pictures (256 epochs), as cifar10_eval.py measures it.
+It reaches about 86 % precision @ 1 after 100,000 steps of 128 images (256 epochs), as cifar10_eval.py measures it.
 Stop it when you like: started again, it continues the run in --train_dir.
 """
 

@@ -22,7 +22,7 @@ def graph():
 
 @pytest.fixture
 def tiny():
-    """A data set of 100 training and 20 test pictures in CIFAR-10's files; not on disk yet."""
+    """A data set of 100 training and 20 test images in CIFAR-10's files; not on disk yet."""
     return dataclasses.replace(
         datasets.CIFAR10,
         train_files=tuple((f"data_batch_{i}.bin", 20) for i in range(1, 6)),
@@ -32,7 +32,7 @@ def tiny():
 
 @pytest.fixture
 def noise():
-    """Examples of noise: 100 pictures, labels in turn."""
+    """Examples of noise: 100 images, labels in turn."""
     images = np.random.RandomState(1).randint(0, 256, [100, 32, 32, 3], dtype=np.uint8)
     return records.Examples(images, (np.arange(100) % 10).astype(np.int32))
 

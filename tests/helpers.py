@@ -78,7 +78,7 @@ def evaluate(data_dir, checkpoint_dir, eval_dir, **flags):
 
 
 def write_noise(dataset, data_dir, seed=0):
-    """Writes a data set's files: labels in turn, and pictures of noise."""
+    """Writes a data set's files: labels in turn, and images of noise."""
     rng = np.random.RandomState(seed)
     os.makedirs(dataset.path(data_dir), exist_ok=True)
     for split in datasets.SPLITS:
@@ -120,9 +120,9 @@ def take(tensors, batches, queue=False):
 
 def lopsided(count):
     """Returns noise, uint8 [count, 32, 32, 3], whose right half is brighter, in any crop of 24x24, too."""
-    pictures = np.random.RandomState(0).randint(0, 60, [count, 32, 32, 3], dtype=np.uint8)
-    pictures[:, :, 16:] += 180
-    return pictures
+    images = np.random.RandomState(0).randint(0, 60, [count, 32, 32, 3], dtype=np.uint8)
+    images[:, :, 16:] += 180
+    return images
 
 
 def losses(train_dir):
@@ -171,17 +171,17 @@ def assert_equal_to_the_last_bit(values, expected):
 
 
 def scene(height, width, seed=0):
-    """A picture with smooth and sharp parts, uint8 [height, width, 3]."""
+    """An image with smooth and sharp parts, uint8 [height, width, 3]."""
     small = np.random.RandomState(seed).randint(0, 256, [6, 6, 3], dtype=np.uint8)
     pixels = np.array(Image.fromarray(small).resize((width, height), Image.BICUBIC))
     pixels[height // 3 : height // 2, width // 4 : width // 2] = [250, 10, 99]
     return pixels
 
 
-def encode(picture, kind, **options):
-    """Returns the bytes of a file that Pillow writes; picture: an array or a PIL.Image."""
+def encode(image, kind, **options):
+    """Returns the bytes of a file that Pillow writes; image: an array or a PIL.Image."""
     buffer = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, kind, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -194,22 +194,22 @@ def lanczos(size, new_size):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def resized(picture, size):
+def resized(image, size):
     """Resizes in NumPy, in float64; returns uint8 [size, size, 3]."""
-    height, width, _ = picture.shape
-    values = np.einsum("ih,hwc,jw->ijc", lanczos(height, size), picture.astype(np.float64), lanczos(width, size))
+    height, width, _ = image.shape
+    values = np.einsum("ih,hwc,jw->ijc", lanczos(height, size), image.astype(np.float64), lanczos(width, size))
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
-def central_square(picture):
-    height, width, _ = picture.shape
+def central_square(image):
+    height, width, _ = image.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return picture[top : top + side, left : left + side]
+    return image[top : top + side, left : left + side]
 
 
-def palette(picture):
-    return Image.fromarray(picture).convert("P", palette=Image.ADAPTIVE, colors=200)
+def palette(image):
+    return Image.fromarray(image).convert("P", palette=Image.ADAPTIVE, colors=200)
 
 
 RGB = scene(30, 40)

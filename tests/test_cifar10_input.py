@@ -14,7 +14,7 @@ def numbered(count):
     return records.Examples(np.zeros([count, 32, 32, 3], np.uint8), np.arange(count, dtype=np.int32))
 
 
-def test_distortion_equals_tf_image_picture_by_picture(graph):
+def test_distortion_equals_tf_image_image_by_image(graph):
     images = np.random.RandomState(0).randint(0, 256, [50, 32, 32, 3], dtype=np.uint8)
     draws = take(cifar10_input._draw(3, tf.constant(7, tf.int64), 50, 24), 1)[0]
     ours = take(cifar10_input.distort(tf.constant(images), draws), 1)[0]
@@ -49,7 +49,7 @@ def test_whitening_divides_by_at_least_one_over_the_root_of_the_size(graph):
     np.testing.assert_allclose(out[1].max(), (1 - 1 / size) * np.sqrt(size), rtol=1e-4)
 
 
-def test_every_picture_once_an_epoch_in_another_order_each(graph):
+def test_every_image_once_an_epoch_in_another_order_each(graph):
     labels = cifar10_input.distorted_inputs(numbered(300), 30)[1]
     batches = np.stack(take(labels, 20))
     first, second = batches[:10].ravel(), batches[10:].ravel()

@@ -19,7 +19,7 @@ from cifar10.runs import checkpoints, history
 
 
 def expected_correct(data_dir, path, num_examples, averages):
-    """Counts with a plain graph, all pictures at once, weights read from the file."""
+    """Counts with a plain graph, all images at once, weights read from the file."""
     examples = records.load(datasets.SYNTHETIC, data_dir, "test")
     images = examples.images[:num_examples, 4:28, 4:28].astype(np.float32)
     mean, stddev = images.mean(axis=(1, 2, 3), keepdims=True), images.std(axis=(1, 2, 3), keepdims=True)
@@ -32,7 +32,7 @@ def expected_correct(data_dir, path, num_examples, averages):
 
 
 @pytest.mark.parametrize("averages", [True, False])
-def test_each_picture_counts_once_whatever_the_batch_size(synthetic_dir, tmp_path, averages, capsys):
+def test_each_image_counts_once_whatever_the_batch_size(synthetic_dir, tmp_path, averages, capsys):
     save_network(tmp_path / "train", [5])
     expected = expected_correct(synthetic_dir, str(tmp_path / "train" / "model.ckpt-5"), 200, averages)
     for batch_size in (1, 64, 128, 200, 999):
@@ -83,7 +83,7 @@ def test_outcomes_are_in_file_order_whatever_the_order_of_the_batches(synthetic_
         np.testing.assert_array_equal(outcomes["label"], examples.labels[:90])
 
 
-def test_training_pictures_can_be_evaluated(synthetic_dir, tmp_path):
+def test_training_images_can_be_evaluated(synthetic_dir, tmp_path):
     save_network(tmp_path / "train", [5])
     (result,) = evaluate(
         synthetic_dir, tmp_path / "train", tmp_path / "eval", eval_data="train_eval", num_examples=10_000
@@ -91,8 +91,8 @@ def test_training_pictures_can_be_evaluated(synthetic_dir, tmp_path):
     assert result.total == 10_000
 
 
-def test_more_pictures_than_there_are_is_an_error(synthetic_dir, tmp_path):
-    with pytest.raises(RunError, match=r"--num_examples=2001: there are only 2000 pictures"):
+def test_more_images_than_there_are_is_an_error(synthetic_dir, tmp_path):
+    with pytest.raises(RunError, match=r"--num_examples=2001: there are only 2000 images"):
         evaluate(synthetic_dir, tmp_path, tmp_path / "eval", num_examples=2001)
 
 

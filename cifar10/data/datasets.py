@@ -1,6 +1,6 @@
 """What a data set is: its files, their records, its class names and where it comes from.
 
-Every data set uses CIFAR's binary layout: a record is one label byte, or two in CIFAR-100, followed by a 32x32 picture
+Every data set uses CIFAR's binary layout: a record is one label byte, or two in CIFAR-100, followed by a 32x32 image
 as 1,024 red, 1,024 green and 1,024 blue bytes, each plane row by row.
 Source of layouts and published figures: https://www.cs.toronto.edu/~kriz/cifar.html and, for the digits,
 http://ufldl.stanford.edu/housenumbers/
@@ -59,7 +59,7 @@ class Dataset:
       mat_files: the MATLAB files to download and convert, one a split; without either it is drawn on the spot.
       label_bytes: how many label bytes a record begins with.
       label_byte: which of them is the label.
-      flip: whether training may flip the pictures left to right, which makes other digits of digits.
+      flip: whether training may flip the images left to right, which makes other digits of digits.
       sha256: {file name: hash in hex} of the record files, as far as they are known.
       remedy: what to do about a file that is not as it should be.
     """
@@ -90,7 +90,7 @@ class Dataset:
         return {"train": self.train_files, "test": self.test_files}[split]
 
     def num_examples(self, split):
-        """Returns the number of pictures in 'train' or 'test'."""
+        """Returns the number of images in 'train' or 'test'."""
         return sum(count for _, count in self.files(split))
 
     def path(self, data_dir):
@@ -213,16 +213,16 @@ def named(name, data_dir):
     """Returns the Dataset of one of NAMES; your own pictures are what data_dir has of them.
 
     Raises:
-      DataError: no pictures were imported into data_dir, or what is there is not what was imported.
+      DataError: no images were imported into data_dir, or what is there is not what was imported.
     """
     return _imported(data_dir) if name == IMAGES else ALL[name]
 
 
 def _imported(data_dir):
-    """Returns the Dataset of the pictures that were imported into data_dir."""
+    """Returns the Dataset of the images that were imported into data_dir."""
     folder = os.path.join(data_dir, IMAGES_FOLDER)
     path = os.path.join(folder, MANIFEST)
-    remedy = "remove its folder and import the pictures again"
+    remedy = "remove its folder and import the images again"
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
@@ -250,6 +250,6 @@ def _imported(data_dir):
 
 
 def encode(images, labels):
-    """Returns the records of pictures (uint8 [N, 32, 32, 3]) and labels (integers [N]): uint8 [N, 3073]."""
+    """Returns the records of images (uint8 [N, 32, 32, 3]) and labels (integers [N]): uint8 [N, 3073]."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), IMAGE_BYTES)
     return np.hstack([labels.astype(np.uint8)[:, None], planes])

@@ -1,4 +1,4 @@
-"""Record files on disk -> validated arrays of pictures and labels."""
+"""Record files on disk -> validated arrays of images and labels."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ def paths(dataset, data_dir, split):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Pictures, uint8 [num_examples, height, width, depth], and their labels, int32 [num_examples].
+    """Images, uint8 [num_examples, height, width, depth], and their labels, int32 [num_examples].
 
     sha256 says what they are: {file name: hash of the file in hex}.
     """
@@ -77,7 +77,7 @@ def load(dataset, data_dir, split):
 
 
 def num_trained_on(dataset, num_held_out):
-    """Returns the number of training pictures without the last ones in file order, which are held out.
+    """Returns the number of training images without the last ones in file order, which are held out.
 
     Raises:
       DataError: none are left.
@@ -85,7 +85,7 @@ def num_trained_on(dataset, num_held_out):
     count = dataset.num_examples("train")
     if num_held_out >= count:
         raise DataError(
-            f"--num_held_out={num_held_out}: there are only {count} training pictures; give a number below that"
+            f"--num_held_out={num_held_out}: there are only {count} training images; give a number below that"
         )
     return count - num_held_out
 

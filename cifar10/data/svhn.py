@@ -34,7 +34,7 @@ def write(dataset, mat_paths, folder):
 
 
 def _read(path, count):
-    """Returns the `count` pictures of a file, uint8 [count, 32, 32, 3], and their labels, the digits."""
+    """Returns the `count` images of a file, uint8 [count, 32, 32, 3], and their labels, the digits."""
     import scipy.io
 
     shape = (datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH, count)

@@ -15,8 +15,8 @@ SEED = 20151109
 # Lengths are in half pixels, as a shape's centre may lie on a pixel or between two. These let any 24x24 crop show
 # enough of a shape to tell what it is. Ranges are half-open, as randint takes them.
 SIZE = (14, 22)  # from a shape's centre to its edge
-SHIFT = (-6, 7)  # from the picture's centre to the shape's, along either axis
-# Grey levels, one draw a picture: its bytes stray this far from the pure colours. The upper end drowns some shapes, so
+SHIFT = (-6, 7)  # from the image's centre to the shape's, along either axis
+# Grey levels, one draw an image: its bytes stray this far from the pure colours. The upper end drowns some shapes, so
 # that no network gets them all right; without the lower end the loss jumps more at the tutorial's learning rate.
 NOISE = (32, 145)
 
@@ -35,7 +35,7 @@ def _striped(d, r):
 
 
 # Which points belong to a shape of half-size r, given their distance from its centre to the right (dx) and down (dy).
-# All are their own mirror images, for training flips pictures.
+# All are their own mirror images, for training flips images.
 SHAPES = {
     "disc": _disc,
     "ring": lambda dx, dy, r: _disc(dx, dy, r) & ~_disc(dx, dy, r * 3 // 5),
@@ -51,7 +51,7 @@ SHAPES = {
 
 
 def draw(labels, class_names, rng):
-    """Draws one picture for each label: its shape, in any place, size, pair of colours and strength of noise.
+    """Draws one image for each label: its shape, in any place, size, pair of colours and strength of noise.
 
     Args:
       labels: [N] integers, indices into class_names.
@@ -65,7 +65,7 @@ def draw(labels, class_names, rng):
     def randint(bounds, *shape):
         return rng.randint(*bounds, (len(labels), *shape), dtype=np.int32)
 
-    # The picture's centre is at 0, and pixels are 2 apart.
+    # The image's centre is at 0, and pixels are 2 apart.
     x = np.arange(1 - datasets.WIDTH, datasets.WIDTH, 2, dtype=np.int32)
     y = np.arange(1 - datasets.HEIGHT, datasets.HEIGHT, 2, dtype=np.int32)[:, None]
     dx, dy, r = x - randint(SHIFT, 1, 1), y - randint(SHIFT, 1, 1), randint(SIZE, 1, 1)
@@ -75,20 +75,20 @@ def draw(labels, class_names, rng):
         inside[chosen] = SHAPES[name](dx[chosen], dy[chosen], r[chosen])
 
     shape_colour, background = randint((0, 256), 1, 1, datasets.DEPTH), randint((0, 256), 1, 1, datasets.DEPTH)
-    pictures = np.where(inside[..., None], shape_colour, background)
-    pictures += randint((-256, 257), *pictures.shape[1:]) * randint(NOISE, 1, 1, 1) // 256
-    return np.clip(pictures, 0, 255).astype(np.uint8)
+    images = np.where(inside[..., None], shape_colour, background)
+    images += randint((-256, 257), *images.shape[1:]) * randint(NOISE, 1, 1, 1) // 256
+    return np.clip(images, 0, 255).astype(np.uint8)
 
 
 def write(dataset, folder):
     """Draws the data set and writes its record files and its class names.
 
     Args:
-      dataset: the Dataset to draw; its files say how many pictures, its class names which shapes.
+      dataset: the Dataset to draw; its files say how many images, its class names which shapes.
       folder: where to put the files; created if need be. Files of these names are replaced, each at once.
     """
     os.makedirs(folder, exist_ok=True)
-    rng = np.random.RandomState(SEED)  # one stream through all files, or they would share pictures
+    rng = np.random.RandomState(SEED)  # one stream through all files, or they would share images
     for split in datasets.SPLITS:
         for filename, count in dataset.files(split):
             labels = np.arange(count, dtype=np.int32) % dataset.num_classes

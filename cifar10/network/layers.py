@@ -59,7 +59,7 @@ def output(parts, name, shown=False):
     """Names a layer's output and shows it in TensorBoard.
 
     Args:
-      parts: the output as micro-batches, [pictures, ...] each.
+      parts: the output as micro-batches, [images, ...] each.
       name: of the op that joins them.
       shown: whether TensorBoard shows it.
 

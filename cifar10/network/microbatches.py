@@ -14,13 +14,13 @@ import tensorflow.compat.v1 as tf
 
 from cifar10.machine import devices
 
-SIZE = 32  # pictures; on two cores 64 is slower in float32, up to 8 % faster in half precision, and 16 slower in both
+SIZE = 32  # images; on two cores 64 is slower in float32, up to 8 % faster in half precision, and 16 slower in both
 
 _VALUES = "values"  # collection of what computing_with was given, while that lasts
 
 
 def size(requested):
-    """Returns the pictures in a micro-batch: `requested`, 0 for the whole batch; of None, SIZE on CPUs, 0 on GPUs."""
+    """Returns the images in a micro-batch: `requested`, 0 for the whole batch; of None, SIZE on CPUs, 0 on GPUs."""
     if requested is None:
         return 0 if devices.has_gpu() else SIZE
     return requested
@@ -36,7 +36,7 @@ def split(batch, size):
 
     Args:
       batch: [batch, ...]; batch must be known unless size is 0.
-      size: pictures a micro-batch, or 0 for the whole batch as one.
+      size: images a micro-batch, or 0 for the whole batch as one.
     """
     if count(batch.shape[0], size) == 1:
         return [batch]

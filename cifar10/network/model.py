@@ -1,4 +1,4 @@
-"""Pictures -> logits: the tutorial's network, and the one of cuda-convnet that it was made from."""
+"""Images -> logits: the tutorial's network, and the one of cuda-convnet that it was made from."""
 
 import functools
 
@@ -18,11 +18,11 @@ def inference(
 
     Args:
       images: float32 [batch, height, width, 3], standardized.
-      num_classes: number of logits a picture.
+      num_classes: number of logits an image.
       use_fp16: whether to compute in half precision; variables stay float32.
       seed: seed of the initial values, or None.
       lrn: how to normalize: see layers.local_response_normalization.
-      microbatch_size: pictures that are computed together, where the batch is known; 0: the whole batch. A layer's
+      microbatch_size: images that are computed together, where the batch is known; 0: the whole batch. A layer's
         named output then is there to be fetched, but the next layer does not depend on it: see microbatches.
       half: the type of half precision: 'bfloat16', or 'float16', which needs a loss_scaling.LossScale to be trained.
 
@@ -47,8 +47,8 @@ def cuda_convnet(
     """Builds cuda-convnet's network of 11 % error: two convolutions, two locally connected layers and a linear one.
 
     It is layers-conv-local-11pct.cfg of https://code.google.com/archive/p/cuda-convnet: sizes, initial values (normal,
-    biases 0) and weight decay, but for conv1, whose initial values are 64 times as large, because standardized pictures
-    have a 64th of the deviation of bytes. It has 2,112,970 parameters and takes 19.5 million multiply-adds a picture,
+    biases 0) and weight decay, but for conv1, whose initial values are 64 times as large, because standardized images
+    have a 64th of the deviation of bytes. It has 2,112,970 parameters and takes 19.5 million multiply-adds an image,
     the figures that the tutorial's text gives for itself.
 
     Args and returns as in inference.
@@ -81,13 +81,13 @@ def _convolutions(x, weights, lrn, stddevs, biases):
     """Builds what both networks begin with: conv1 pool1 norm1 conv2 norm2 pool2.
 
     Args:
-      x: micro-batches [pictures, 4h, 4w, 3].
+      x: micro-batches [images, 4h, 4w, 3].
       weights: function (shape, stddev) -> variable.
       lrn: see inference.
       stddevs, biases: of the initial weights, and the initial biases, of conv1 and conv2.
 
     Returns:
-      Micro-batches [pictures, h, w, 64].
+      Micro-batches [images, h, w, 64].
     """
 
     def convolve(x, name, depth, stddev, bias):

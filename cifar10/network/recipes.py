@@ -1,7 +1,7 @@
 """How a network is trained: the one home of every training hyper-parameter, with its unit and source.
 
 What belongs to a network, its initial values and the weight decay that it has itself, is in `model`; how strongly
-pictures are distorted is in `cifar10_input`. A recipe changes no variable and no name of a checkpoint, so a run may go
+images are distorted is in `cifar10_input`. A recipe changes no variable and no name of a checkpoint, so a run may go
 on with another one.
 """
 
@@ -58,8 +58,8 @@ class Recipe:
       label_smoothing: part of a label's probability that is divided evenly among all classes.
       weight_decay: factor of tf.nn.l2_loss(weights) of layers that have no weight decay in the network itself; it is in
         the gradients, not in the loss that is shown.
-      jitter: whether pictures get another brightness and contrast.
-      alternating_flip: whether a picture is mirrored in every other epoch, instead of by chance.
+      jitter: whether images get another brightness and contrast.
+      alternating_flip: whether an image is mirrored in every other epoch, instead of by chance.
       moving_average_decay: of the variables, a step; less in the first steps: see training.apply_gradients.
     """
 
@@ -77,8 +77,8 @@ class Recipe:
         """Returns the global step at which training ends by default.
 
         Args:
-          num_examples: pictures an epoch.
-          batch_size: pictures a step, of all towers or workers together.
+          num_examples: images an epoch.
+          batch_size: images a step, of all towers or workers together.
         """
         if self.num_epochs is None:
             return MAX_STEPS
@@ -104,7 +104,7 @@ TUTORIAL = Recipe("tutorial")
 # The triangle is that of Smith, Cyclical Learning Rates for Training Neural Networks (2017), once up and down. Nesterov
 # momentum, smoothed labels, alternating flips and no jitter are as in Jordan, 94% on CIFAR-10 in 3.29 Seconds on a
 # Single GPU (2024). Standardization undoes a change of brightness anyway, and most of one of contrast. The numbers were
-# chosen on 5,000 training pictures held out: see the README's results.
+# chosen on 5,000 training images held out: see the README's results.
 FAST = Recipe(
     "fast",
     num_epochs=FAST_NUM_EPOCHS,

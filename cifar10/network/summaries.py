@@ -11,9 +11,9 @@ import re
 import tensorflow.compat.v1 as tf
 
 # A histogram takes about 40 ns a value on one core: half a second for all of them, every 100 steps. Of this many values
-# and pictures it has the same shape.
+# and images it has the same shape.
 MAX_HISTOGRAM_VALUES = 2**18
-MAX_HISTOGRAM_PICTURES = 16
+MAX_HISTOGRAM_IMAGES = 16
 
 WAIT_MS = "input_wait_ms"  # collection of the milliseconds, float64 scalar, that a step waits for its batch
 
@@ -45,12 +45,12 @@ def histogram(tag, values):
 
 
 def image(tag, images, max_outputs=3):
-    """Adds pictures named `tag`/image/0… (images: [batch, height, width, 1, 3 or 4]); returns it serialized."""
+    """Adds images named `tag`/image/0… (images: [batch, height, width, 1, 3 or 4]); returns it serialized."""
     return _summary(tf.raw_ops.ImageSummary, tag, tag=tag, tensor=images, max_images=max_outputs)
 
 
 def filters(tag, kernel):
-    """Adds one picture, `tag`/image, of a convolution's filters: a tile each, in which grey is 0.
+    """Adds one image, `tag`/image, of a convolution's filters: a tile each, in which grey is 0.
 
     Args:
       tag: str.
@@ -67,22 +67,20 @@ def filters(tag, kernel):
         shades = tf.cast(tf.round(127.5 * (1.0 + tf.div_no_nan(kernel, largest))), tf.uint8)
         tiles = tf.pad(shades, [[0, 1], [0, 1], [0, 0], [0, rows * columns - count]], constant_values=255)
         tiles = tf.reshape(tiles, [height + 1, width + 1, depth, rows, columns])
-        picture = tf.reshape(
-            tf.transpose(tiles, [3, 0, 4, 1, 2]), [1, rows * (height + 1), columns * (width + 1), depth]
-        )
-        return image(tag, picture, max_outputs=1)
+        wall = tf.reshape(tf.transpose(tiles, [3, 0, 4, 1, 2]), [1, rows * (height + 1), columns * (width + 1), depth])
+        return image(tag, wall, max_outputs=1)
 
 
 def activation(layer, parts):
     """Adds `<layer>/activations` and `<layer>/sparsity` for a layer's output.
 
-    They are the histogram of the first MAX_HISTOGRAM_PICTURES pictures and the fraction of zeros in all.
+    They are the histogram of the first MAX_HISTOGRAM_IMAGES images and the fraction of zeros in all.
 
     Args:
       layer: str.
-      parts: the output, as a list of tensors [pictures, ...] that together are the batch.
+      parts: the output, as a list of tensors [images, ...] that together are the batch.
     """
-    histogram(f"{layer}/activations", parts[0][:MAX_HISTOGRAM_PICTURES])
+    histogram(f"{layer}/activations", parts[0][:MAX_HISTOGRAM_IMAGES])
     # Not tf.nn.zero_fraction, whose tf.cond puts two functions a layer on the graph page.
     zeros = [tf.reduce_sum(tf.cast(tf.equal(part, 0), tf.float32)) for part in parts]
     sizes = [tf.cast(tf.size(part), tf.float32) for part in parts]

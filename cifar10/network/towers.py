@@ -37,7 +37,7 @@ def train(
       tower_devices: one device a tower.
       global_step: integer variable, incremented by the update.
       learning_rate: float32 scalar.
-      num_classes: number of logits a picture.
+      num_classes: number of logits an image.
       use_fp16: whether to compute in half precision: see model.inference.
       seed: seed of the initial values, or None.
       lrn: how to normalize: see layers.local_response_normalization.

@@ -65,8 +65,8 @@ def learning_rate(
 
     Args:
       global_step: integer scalar, the number of updates done.
-      batch_size: pictures an update, of all towers together.
-      num_examples: pictures an epoch.
+      batch_size: images an update, of all towers together.
+      num_examples: images an epoch.
       initial, num_epochs_per_decay, decay_factor: see above.
 
     Returns:
@@ -162,7 +162,7 @@ def apply_gradients(
             gradients = _with_weight_decay(gradients, variables, values, losses, weight_decay)
         for variable, value, gradient in zip(variables, values, gradients, strict=True):
             summaries.histogram(variable.op.name, value)
-            if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of pictures: can be seen as pictures
+            if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of images: can be seen as images
                 summaries.filters(f"{variable.op.name.rpartition('/')[0]}/filters", value)
             if gradient is not None:
                 summaries.histogram(f"{variable.op.name}/gradients", gradient)

@@ -58,11 +58,11 @@ def facts(data, program, batch_size, num_towers, start_step, max_steps, recipe, 
     Args:
       data: the datasets.Dataset.
       program: {name: value} of the program: see history.program.
-      batch_size: pictures a step and tower.
+      batch_size: images a step and tower.
       num_towers: number of towers.
       start_step, max_steps: the global steps that it starts from and ends at.
       recipe: the recipes.Recipe.
-      num_held_out: training pictures that are not trained on.
+      num_held_out: training images that are not trained on.
     """
     held_out = f", of which {num_held_out:,} are held out" if num_held_out else ""
     flips = "alternating flips" if recipe.alternating_flip else "random flips"
@@ -71,9 +71,9 @@ def facts(data, program, batch_size, num_towers, start_step, max_steps, recipe, 
         "first step": f"{start_step:,}",
         "last step": f"{max_steps:,}",
         "data set": f"{data.name}: {data.num_examples('train'):,} training and {data.num_examples('test'):,} test "
-        f"pictures of {data.num_classes} classes{held_out}",
+        f"images of {data.num_classes} classes{held_out}",
         "classes": ", ".join(data.class_names),
-        "pictures a step": f"{num_towers * batch_size:,} (towers: {num_towers})",
+        "images a step": f"{num_towers * batch_size:,} (towers: {num_towers})",
         "recipe": recipe.name,
         "learning rate": str(recipe.learning_rate),
         "momentum": f"{recipe.momentum:g}",
@@ -95,7 +95,7 @@ def program_facts(program):
 
 
 def outcomes(logits, labels):
-    """Builds what there is to know of each picture but its logits, which may be many.
+    """Builds what there is to know of each image but its logits, which may be many.
 
     Args:
       logits: float32 [batch, classes].
@@ -126,10 +126,10 @@ def outcomes(logits, labels):
 
 
 def confusion_matrix(label, predicted, num_classes):
-    """Returns the number of pictures of class i that are taken for class j, int [i, j].
+    """Returns the number of images of class i that are taken for class j, int [i, j].
 
     Args:
-      label, predicted: int [n]; pictures with NO_CLASS are left out.
+      label, predicted: int [n]; images with NO_CLASS are left out.
       num_classes: int.
     """
     some = predicted != NO_CLASS
@@ -141,13 +141,13 @@ def evaluation(found, images, class_names):
     """Returns where an evaluation is right and where it is wrong.
 
     Args:
-      found: {name: values of n pictures} of the tensors that `outcomes` builds.
-      images: uint8 [n, height, width, 3], the pictures in the same order.
+      found: {name: values of n images} of the tensors that `outcomes` builds.
+      images: uint8 [n, height, width, 3], the images in the same order.
       class_names: one name a class.
 
     Returns:
       A tf.Summary: `recall/<class>` and `precision/<class>`, where they are defined and if there are no more than
-      MAX_CLASSES; a picture of the confusion matrix; one of the mistakes that the network is surest of; a table of the
+      MAX_CLASSES; an image of the confusion matrix; one of the mistakes that the network is surest of; a table of the
       classes with the lowest recall.
     """
     label, predicted = found["label"], found["predicted"]
@@ -156,7 +156,7 @@ def evaluation(found, images, class_names):
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, which is not shown
         recall, precision = matrix.diagonal() / support, matrix.diagonal() / matrix.sum(axis=0)
 
-    values = [_picture("evaluation/confusion_matrix", drawings.confusion_matrix(matrix, class_names))]
+    values = [_image("evaluation/confusion_matrix", drawings.confusion_matrix(matrix, class_names))]
     if len(class_names) <= MAX_CLASSES:
         for i, name in enumerate(_tags(class_names)):
             measures = {f"recall/{name}": recall[i], f"precision/{name}": precision[i]}
@@ -172,10 +172,10 @@ def evaluation(found, images, class_names):
             )
             for i in surest
         ]
-        values.append(_picture("evaluation/mistakes", drawings.mistakes(images[surest], captions)))
+        values.append(_image("evaluation/mistakes", drawings.mistakes(images[surest], captions)))
 
-    rows = [["class", "pictures", "recall", "precision", "most often taken for"]]
-    for i in np.argsort(recall, kind="stable")[:MAX_CLASSES]:  # NaN, of no pictures, comes last
+    rows = [["class", "images", "recall", "precision", "most often taken for"]]
+    for i in np.argsort(recall, kind="stable")[:MAX_CLASSES]:  # NaN, of no images, comes last
         others = np.where(np.arange(len(class_names)) == i, 0, matrix[i])
         other = f"{class_names[others.argmax()]} ({others.max():,})" if others.any() else ""
         rows.append([class_names[i], f"{support[i]:,}", _fraction(recall[i]), _fraction(precision[i]), other])
@@ -200,9 +200,9 @@ def _tags(class_names):
     return [name if plain.count(name) == 1 else f"{name}_{label}" for label, name in enumerate(plain)]
 
 
-def _picture(tag, picture):
+def _image(tag, image):
     image = tf.Summary.Image(
-        height=picture.height, width=picture.width, colorspace=3, encoded_image_string=drawings.png(picture)
+        height=image.height, width=image.width, colorspace=3, encoded_image_string=drawings.png(image)
     )
     return tf.Summary.Value(tag=tag, image=image)
 

@@ -106,7 +106,7 @@ class Run:
         before, now = history.recorded(self.train_dir, "num_held_out") or 0, description.get("num_held_out", 0)
         if self.checkpoint and now > before:
             raise RunError(
-                f"{self.train_dir}: was trained with --num_held_out={before}, so on some of the pictures that {now} "
+                f"{self.train_dir}: was trained with --num_held_out={before}, so on some of the images that {now} "
                 "would hold out; choose that, or another --train_dir, or --restart"
             )
 
@@ -156,7 +156,7 @@ class Run:
           loss: float32 scalar, shown and watched for NaN.
           learning_rate: float32 scalar, named when the loss is not finite.
           max_steps: the global step at which to stop.
-          batch_size: pictures a step and tower.
+          batch_size: images a step and tower.
           num_towers: number of towers.
           log_frequency: steps between two lines on the console; 0: none.
           save_checkpoint_secs: seconds between two checkpoints.

@@ -37,13 +37,13 @@ def train(
 
     Args:
       build_step: function (images, labels, global_step, learning_rate, num_classes) -> (train op, loss) that builds the
-        step on a batch of all towers' pictures.
+        step on a batch of all towers' images.
       data_dir: the folder that holds the data set's own folder.
       dataset: name of a data set, of datasets.NAMES.
-      batch_size: pictures a step and tower.
+      batch_size: images a step and tower.
       train_dir, restart: see run_module.Run.
       max_steps: the global step at which to stop, or None for the recipe's own.
-      seed: seed of the order of the pictures and of their distortions.
+      seed: seed of the order of the images and of their distortions.
       num_towers: number of towers.
       input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
       min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
@@ -53,7 +53,7 @@ def train(
       placement: device function of the graph, or None.
       build_input: function (examples, seed, flip) -> (images, labels) that builds another input, or None.
       recipe: the recipes.Recipe of input and learning rate, and for the record; build_step follows it by itself.
-      num_held_out: training pictures, the last ones in file order, that are not trained on.
+      num_held_out: training images, the last ones in file order, that are not trained on.
       **run_options: see run_module.Run.train.
 
     Raises:
@@ -73,7 +73,7 @@ def train(
     examples = records.load(data, data_dir, "train").part(0, num_examples)
     if global_batch_size > examples.count:
         print(
-            f"A batch of {global_batch_size} is more than the {examples.count} training pictures: each step sees some "
+            f"A batch of {global_batch_size} is more than the {examples.count} training images: each step sees some "
             "of them several times",
             flush=True,
         )

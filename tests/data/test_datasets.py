@@ -1,4 +1,4 @@
-"""CIFAR-100 and SVHN: files of their true formats -> batches of pictures and labels."""
+"""CIFAR-100 and SVHN: files of their true formats -> batches of images and labels."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ def test_cifar100_is_the_published_one():
         assert dataset.record_bytes == 3074
         assert [dataset.num_examples(split) for split in datasets.SPLITS] == [50_000, 10_000]
         assert list(dataset.class_names) == sorted(set(dataset.class_names))  # as the official lists are
-    # The first training picture's labels are 19 and 11, the first test picture's 49 and 10.
+    # The first training image's labels are 19 and 11, the first test image's 49 and 10.
     assert (fine.class_names[19], coarse.class_names[11]) == ("cattle", "large_omnivores_and_herbivores")
     assert (fine.class_names[49], coarse.class_names[10]) == ("mountain", "large_natural_outdoor_scenes")
 
@@ -103,9 +103,9 @@ def test_a_hand_placed_cifar100_has_fine_and_coarse_labels(small_cifar100, tmp_p
     for split, content in small_cifar100.items():
         examples = records.load(dataset, tmp_path, split)
         np.testing.assert_array_equal(examples.labels, content[:, byte])
-        for picture, row, column, colour in ((0, 0, 0, 0), (17, 3, 30, 1), (19, 31, 31, 2)):
-            expected = content[picture, 2 + 1024 * colour + 32 * row + column]
-            assert examples.images[picture, row, column, colour] == expected
+        for image, row, column, colour in ((0, 0, 0, 0), (17, 3, 30, 1), (19, 31, 31, 2)):
+            expected = content[image, 2 + 1024 * colour + 32 * row + column]
+            assert examples.images[image, row, column, colour] == expected
     queue = tf.train.string_input_producer(records.paths(dataset, tmp_path, "train"), shuffle=False)
     record = cifar10_input.read_cifar10(queue, dataset)
     for i, (label, image) in enumerate(take([record.label, record.uint8image], 3, queue=True)):
@@ -144,16 +144,16 @@ def test_a_label_that_cifar100_does_not_have_is_refused(small_cifar100, tmp_path
 
 @pytest.fixture
 def small_svhn(tmp_path, monkeypatch):
-    """Makes a small SVHN, whose files are at `site`; returns (site, {split: pictures, y})."""
+    """Makes a small SVHN, whose files are at `site`; returns (site, {split: images, y})."""
     matlab = pytest.importorskip("scipy.io")
     site = tmp_path / "site"
     site.mkdir()
     content, files = {}, []
     for split, count in (("train", 40), ("test", 20)):
-        pictures, y = lopsided(count), np.arange(count, dtype=np.uint8)[:, None] % 10 + 1
+        images, y = lopsided(count), np.arange(count, dtype=np.uint8)[:, None] % 10 + 1
         path = site / f"{split}_32x32.mat"
-        matlab.savemat(path, {"X": pictures.transpose(1, 2, 3, 0), "y": y}, do_compression=True)
-        content[split] = pictures, y
+        matlab.savemat(path, {"X": images.transpose(1, 2, 3, 0), "y": y}, do_compression=True)
+        content[split] = images, y
         files.append(file_of(path.read_bytes(), f"http://127.0.0.1:1/{path.name}"))
     small = dataclasses.replace(
         datasets.SVHN, mat_files=tuple(files), train_files=(("train.bin", 40),), test_files=(("test.bin", 20),)
@@ -180,9 +180,9 @@ def test_hand_placed_matlab_files_become_records(small_svhn, svhn_dir, capsys):
     folder = svhn_dir / "svhn-batches-bin"
     assert capsys.readouterr().out == f"Converting the svhn data set to {folder}\n"
     assert {path.name for path in folder.iterdir()} == {"train.bin", "test.bin"}
-    for split, (pictures, _) in small_svhn[1].items():
+    for split, (images, _) in small_svhn[1].items():
         examples = records.load(dataset, svhn_dir, split)
-        np.testing.assert_array_equal(examples.images, pictures)
+        np.testing.assert_array_equal(examples.images, images)
         # y runs 1, 2, … 10, 1, …, where 10 means the digit 0.
         assert [dataset.class_names[label] for label in examples.labels[:11]] == list("12345678901")
     (svhn_dir / "train_32x32.mat").unlink()
@@ -278,7 +278,7 @@ def test_other_matlab_files_are_refused(small_svhn, svhn_dir, content, message):
 
 
 def fraction_mirrored(images):
-    """Returns the fraction of lopsided pictures whose left half is brighter, a scalar tensor."""
+    """Returns the fraction of lopsided images whose left half is brighter, a scalar tensor."""
     left, right = tf.split(images, 2, axis=2)
     mirrored = tf.reduce_mean(left, axis=[1, 2, 3]) > tf.reduce_mean(right, axis=[1, 2, 3])
     return tf.reduce_mean(tf.cast(mirrored, tf.float32))
@@ -303,7 +303,7 @@ def test_without_flips_all_other_distortions_are_the_same(graph):
 @pytest.mark.parametrize("pipeline", ["dataset", "queue"])
 @pytest.mark.parametrize(("flip", "low", "high"), [(False, 0.0, 0.0), (True, 0.2, 0.8)])
 def test_training_on_digits_never_mirrors_them(small_svhn, svhn_dir, tmp_path, monkeypatch, pipeline, flip, low, high):
-    """The loss of this training is the fraction of mirrored pictures in its batch."""
+    """The loss of this training is the fraction of mirrored images in its batch."""
     if flip:  # as other data sets are, so that the test can tell
         monkeypatch.setitem(datasets.ALL, "svhn", dataclasses.replace(datasets.ALL["svhn"], flip=True))
 

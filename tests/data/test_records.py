@@ -24,9 +24,9 @@ def test_load_decodes_labels_and_planes_in_file_order(tiny, tmp_path):
     assert examples.count == 100
     assert examples.images.dtype == np.uint8 and examples.labels.dtype == np.int32
     np.testing.assert_array_equal(examples.labels, raw[:, 0])
-    for picture, row, column, colour in ((0, 0, 0, 0), (17, 3, 30, 1), (99, 31, 31, 2)):
-        byte = raw[picture, 1 + 1024 * colour + 32 * row + column]
-        assert examples.images[picture, row, column, colour] == byte
+    for image, row, column, colour in ((0, 0, 0, 0), (17, 3, 30, 1), (99, 31, 31, 2)):
+        byte = raw[image, 1 + 1024 * colour + 32 * row + column]
+        assert examples.images[image, row, column, colour] == byte
 
 
 def test_missing_file(tiny, tmp_path):
@@ -92,7 +92,7 @@ def published(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "data_batch_3.bin"), ("test", "test_batch.bin")])
-def test_a_flipped_bit_in_a_picture_of_the_published_set_is_told(published, tmp_path, split, name):
+def test_a_flipped_bit_in_an_image_of_the_published_set_is_told(published, tmp_path, split, name):
     path = path_of(published, tmp_path, name)
     data = np.fromfile(path, np.uint8)
     data[5000] ^= 1
@@ -106,7 +106,7 @@ def test_a_flipped_bit_in_a_picture_of_the_published_set_is_told(published, tmp_
     )
 
 
-def test_other_pictures_in_place_of_the_published_set_are_the_users_own(published, tmp_path):
+def test_other_images_in_place_of_the_published_set_are_the_users_own(published, tmp_path):
     write_noise(published, tmp_path, seed=1)
     for split in datasets.SPLITS:
         examples = records.load(published, tmp_path, split)
@@ -116,7 +116,7 @@ def test_other_pictures_in_place_of_the_published_set_are_the_users_own(publishe
 
 
 @pytest.mark.parametrize("split", datasets.SPLITS)
-def test_the_drawn_pictures_are_checked_as_published_ones(synthetic_dir, split):
+def test_the_drawn_images_are_checked_as_published_ones(synthetic_dir, split):
     files = datasets.SYNTHETIC.files(split)
     assert records.load(datasets.SYNTHETIC, synthetic_dir, split).sha256 == {
         name: datasets.SYNTHETIC.sha256[name] for name, _ in files

@@ -38,10 +38,10 @@ def clean(monkeypatch):
 
 
 def draw_each(copies):
-    """Returns [10, copies, 32, 32, 3] uint8: pictures of every class."""
+    """Returns [10, copies, 32, 32, 3] uint8: images of every class."""
     labels = np.repeat(np.arange(NUM_CLASSES), copies)
-    pictures = synthetic.draw(labels, SYNTHETIC.class_names, np.random.RandomState(0))
-    return pictures.reshape(NUM_CLASSES, copies, *pictures.shape[1:])
+    images = synthetic.draw(labels, SYNTHETIC.class_names, np.random.RandomState(0))
+    return images.reshape(NUM_CLASSES, copies, *images.shape[1:])
 
 
 def test_bytes_are_the_published_ones(folder):
@@ -84,22 +84,22 @@ def test_classes_are_equally_frequent_and_shuffled(folder):
 
 
 def test_records_hold_planes_of_rows(tmp_path, monkeypatch):
-    picture = np.random.RandomState(0).randint(0, 256, [32, 32, 3], dtype=np.uint8)
-    monkeypatch.setattr(synthetic, "draw", lambda labels, *_: np.broadcast_to(picture, (len(labels), 32, 32, 3)))
+    image = np.random.RandomState(0).randint(0, 256, [32, 32, 3], dtype=np.uint8)
+    monkeypatch.setattr(synthetic, "draw", lambda labels, *_: np.broadcast_to(image, (len(labels), 32, 32, 3)))
     synthetic.write(SMALL, tmp_path)
     record = (tmp_path / "c.bin").read_bytes()[:3073]
     for row, column, colour in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1), (30, 17, 2), (31, 31, 2)):
-        assert record[1 + 1024 * colour + 32 * row + column] == picture[row, column, colour]
+        assert record[1 + 1024 * colour + 32 * row + column] == image[row, column, colour]
 
 
-def test_no_picture_occurs_twice(folder):
-    pictures = records_of(folder, (*SYNTHETIC.train_files, *SYNTHETIC.test_files))[:, 1:]
-    assert len({picture.tobytes() for picture in pictures}) == 12_000
+def test_no_image_occurs_twice(folder):
+    images = records_of(folder, (*SYNTHETIC.train_files, *SYNTHETIC.test_files))[:, 1:]
+    assert len({image.tobytes() for image in images}) == 12_000
 
 
 def test_shapes_are_their_own_mirror_images(clean):
-    pictures = draw_each(copies=50)
-    for name, drawn in zip(SYNTHETIC.class_names, pictures, strict=True):
+    images = draw_each(copies=50)
+    for name, drawn in zip(SYNTHETIC.class_names, images, strict=True):
         assert np.array_equal(drawn, drawn[:, :, ::-1]), name
 
 
@@ -115,14 +115,14 @@ def test_shapes_are_their_own_mirror_images(clean):
 def test_crops_show_enough_of_a_shape(clean, monkeypatch, shift, crop, least):
     """Even of the shapes farthest from the centre, in the crops farthest from them and in the one for evaluation."""
     monkeypatch.setattr(synthetic, "SHIFT", (shift, shift + 1))
-    pictures = draw_each(copies=50)
-    shapes = np.any(pictures != pictures[:, :, :1, :1], axis=-1)  # a picture's corner is never part of the shape
+    images = draw_each(copies=50)
+    shapes = np.any(images != images[:, :, :1, :1], axis=-1)  # an image's corner is never part of the shape
     shown = np.sum(shapes[:, :, crop, crop], axis=(2, 3)) / np.sum(shapes, axis=(2, 3))
     assert np.all(shown > least), dict(zip(SYNTHETIC.class_names, shown.min(axis=1).round(2).tolist(), strict=True))
 
 
 def test_linear_classifier_is_above_chance_and_below_60_percent(folder):
-    """Ridge regression of the ten one-hot labels on the raw bytes: labels match pictures, yet need more than this."""
+    """Ridge regression of the ten one-hot labels on the raw bytes: labels match images, yet need more than this."""
 
     def examples(files):
         records = records_of(folder, files)

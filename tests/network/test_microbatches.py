@@ -9,7 +9,7 @@ from cifar10.network import microbatches, model, training
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, [7]), (3, [3, 3, 1]), (7, [7]), (8, [7])])
-def test_micro_batches_hold_each_picture_once_in_order(graph, size, expected):
+def test_micro_batches_hold_each_image_once_in_order(graph, size, expected):
     parts = microbatches.split(tf.range(7), size)
     assert len(parts) == microbatches.count(7, size)
     with tf.Session() as session:

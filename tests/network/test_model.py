@@ -1,4 +1,4 @@
-"""Pictures -> logits."""
+"""Images -> logits."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Recipes, and training pictures that are held out."""
+"""Recipes, and training images that are held out."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def starts(train_dir):
 
 
 def test_training_ends_where_its_recipe_says():
-    """1,000,000 steps; 60 epochs of 50,000 pictures in batches of 128 are 23,437.5 steps, of 45,000 in 100 27,000."""
+    """1,000,000 steps; 60 epochs of 50,000 images in batches of 128 are 23,437.5 steps, of 45,000 in 100 27,000."""
     assert recipes.TUTORIAL.max_steps(50_000, 128) == recipes.TUTORIAL.max_steps(7, 3) == 1_000_000
     fast = dataclasses.replace(FAST, num_epochs=60.0)
     assert fast.max_steps(50_000, 128) == 23_437
@@ -127,8 +127,8 @@ def test_momentum_is_beside_its_variable_and_in_no_checkpoint(graph):
 # --- input ---
 
 
-def mirrored_pictures(seed=0, batch=100, batches=4, **options):
-    """Returns, of 100 lopsided pictures, [(number, whether it is mirrored), …] in the order of training."""
+def mirrored_images(seed=0, batch=100, batches=4, **options):
+    """Returns, of 100 lopsided images, [(number, whether it is mirrored), …] in the order of training."""
     examples = records.Examples(lopsided(100), np.arange(100, dtype=np.int32))
     with tf.Graph().as_default():
         images, labels = cifar10_input.distorted_inputs(examples, batch, seed, jitter=False, **options)
@@ -137,30 +137,30 @@ def mirrored_pictures(seed=0, batch=100, batches=4, **options):
         return [pair for pairs in take([labels, mirrored], batches) for pair in zip(*pairs, strict=True)]
 
 
-def test_alternating_flips_show_each_picture_mirrored_in_every_other_epoch():
+def test_alternating_flips_show_each_image_mirrored_in_every_other_epoch():
     """About half begin with it (binomial deviation 5), others for another seed, in whatever batches."""
-    seen = mirrored_pictures(alternating_flip=True)
+    seen = mirrored_images(alternating_flip=True)
     epochs = [dict(seen[100 * epoch : 100 * (epoch + 1)]) for epoch in range(4)]
     assert all(len(epoch) == 100 for epoch in epochs)
     for number in range(100):
         first = epochs[0][number]
         assert [epoch[number] for epoch in epochs] == [first, not first, first, not first]
     assert 30 <= sum(epochs[0].values()) <= 70
-    assert mirrored_pictures(alternating_flip=True, batch=40, batches=10) == seen
-    assert mirrored_pictures(alternating_flip=True, batch=40, batches=4, start_step=6) == seen[240:]
-    assert dict(mirrored_pictures(1, alternating_flip=True, batches=1)) != epochs[0]
+    assert mirrored_images(alternating_flip=True, batch=40, batches=10) == seen
+    assert mirrored_images(alternating_flip=True, batch=40, batches=4, start_step=6) == seen[240:]
+    assert dict(mirrored_images(1, alternating_flip=True, batches=1)) != epochs[0]
 
 
 def test_digits_are_never_mirrored_whatever_the_recipe():
-    assert not any(mirrored for _, mirrored in mirrored_pictures(alternating_flip=True, flip=False))
+    assert not any(mirrored for _, mirrored in mirrored_images(alternating_flip=True, flip=False))
 
 
-def test_without_jitter_a_picture_is_cropped_and_standardized(graph, noise):
+def test_without_jitter_an_image_is_cropped_and_standardized(graph, noise):
     top, left, flip, *_ = take(cifar10_input._draw(3, tf.constant(0, tf.int64), 50, 24), 1)[0]
     images, _ = take(cifar10_input.distorted_inputs(noise, 50, seed=3, jitter=False), 1)[0]
-    pictures = noise.images[cifar10_input._shuffled(np.arange(50), 100, 3)]
-    for image, picture, y, x, mirrored in zip(images, pictures, top, left, flip, strict=True):
-        crop = picture[y : y + 24, x : x + 24].astype(np.float64)
+    images = noise.images[cifar10_input._shuffled(np.arange(50), 100, 3)]
+    for image, image, y, x, mirrored in zip(images, images, top, left, flip, strict=True):
+        crop = image[y : y + 24, x : x + 24].astype(np.float64)
         crop = crop[:, ::-1] if mirrored else crop
         np.testing.assert_allclose(image, (crop - crop.mean()) / crop.std(), atol=1e-4)
 
@@ -177,7 +177,7 @@ def test_workers_get_the_slices_of_one_input(graph, noise):
 
 
 def test_a_run_goes_on_with_another_recipe_and_checkpoints_are_the_tutorials(synthetic_dir, tmp_path, monkeypatch):
-    """The fast recipe's own end: 0.0065 epochs of 10,000 pictures in batches of 16 are 4.1 steps."""
+    """The fast recipe's own end: 0.0065 epochs of 10,000 images in batches of 16 are 4.1 steps."""
     monkeypatch.setitem(recipes.RECIPES, "fast", dataclasses.replace(FAST, num_epochs=0.0065))
     train(synthetic_dir, tmp_path, recipe="fast")
     train(synthetic_dir, tmp_path, recipe="tutorial", max_steps=6)
@@ -255,10 +255,10 @@ def test_the_tutorials_queue_is_for_the_tutorials_recipe(synthetic_dir, tmp_path
     assert not (tmp_path / "train").exists()
 
 
-# --- pictures held out ---
+# --- images held out ---
 
 
-def test_pictures_held_out_are_never_trained_on(synthetic_dir, tmp_path, monkeypatch):
+def test_images_held_out_are_never_trained_on(synthetic_dir, tmp_path, monkeypatch):
     """An epoch, and a part of the next, of the others."""
     whole = records.load(datasets.SYNTHETIC, synthetic_dir, "train")
     seen, shuffled = [], cifar10_input._shuffled
@@ -288,7 +288,7 @@ def test_pictures_held_out_are_never_trained_on(synthetic_dir, tmp_path, monkeyp
     assert np.mean(means[:10]) == pytest.approx(np.mean(whole.labels[:9_700]), rel=1e-5)
 
 
-def test_exactly_the_pictures_held_out_are_evaluated(synthetic_dir, tmp_path, monkeypatch):
+def test_exactly_the_images_held_out_are_evaluated(synthetic_dir, tmp_path, monkeypatch):
     whole = records.load(datasets.SYNTHETIC, synthetic_dir, "train")
     evaluated = []
 
@@ -307,21 +307,19 @@ def test_exactly_the_pictures_held_out_are_evaluated(synthetic_dir, tmp_path, mo
 
 def test_what_was_trained_on_cannot_be_held_out_later(synthetic_dir, tmp_path, noise):
     train(synthetic_dir, tmp_path, num_held_out=20, max_steps=1)
-    with pytest.raises(RunError, match="holds out pictures of synthetic; choose --dataset=synthetic"):
+    with pytest.raises(RunError, match="holds out images of synthetic; choose --dataset=synthetic"):
         evaluation.held_out(noise, "svhn", tmp_path)
-    with pytest.raises(RunError, match="was trained with --num_held_out=20, so on some of the pictures that 21 would"):
+    with pytest.raises(RunError, match="was trained with --num_held_out=20, so on some of the images that 21 would"):
         train(synthetic_dir, tmp_path, num_held_out=21, max_steps=2)
     train(synthetic_dir, tmp_path, num_held_out=0, max_steps=2)
     assert "num_held_out" not in starts(tmp_path)[-1]
     with pytest.raises(RunError) as caught:
         evaluate(synthetic_dir, tmp_path, tmp_path / "eval", eval_data="held_out")
-    assert str(caught.value) == f"{tmp_path}: has no run that holds pictures out; train with --num_held_out first"
+    assert str(caught.value) == f"{tmp_path}: has no run that holds images out; train with --num_held_out first"
 
 
-def test_some_pictures_must_be_left_to_train_on(synthetic_dir, tmp_path):
+def test_some_images_must_be_left_to_train_on(synthetic_dir, tmp_path):
     with pytest.raises(DataError) as caught:
         train(synthetic_dir, tmp_path / "train", num_held_out=10_000, max_steps=1)
-    assert str(caught.value) == (
-        "--num_held_out=10000: there are only 10000 training pictures; give a number below that"
-    )
+    assert str(caught.value) == ("--num_held_out=10000: there are only 10000 training images; give a number below that")
     assert not (tmp_path / "train").exists()

@@ -48,7 +48,7 @@ def test_weight_decay_is_on_the_local_layers_only(graph):
     ("step", "expected"), [(0, 0.1), (136_717, 0.1), (136_718, 0.01), (273_435, 0.01), (273_436, 0.001)]
 )
 def test_learning_rate_at_both_sides_of_its_drops(graph, step, expected):
-    """350 epochs of 50,000 pictures in batches of 128 are 136,718.75 steps."""
+    """350 epochs of 50,000 images in batches of 128 are 136,718.75 steps."""
     rate = training.learning_rate(tf.constant(step, tf.int64), batch_size=128)
     with tf.Session() as session:
         np.testing.assert_allclose(session.run(rate), expected, rtol=1e-6)

@@ -67,7 +67,7 @@ def text(value):
     return value.tensor.string_val[0].decode()
 
 
-def picture(value):
+def image(value):
     return np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
 
 
@@ -114,10 +114,10 @@ def test_the_console_is_charted_and_the_wait_for_input_is_a_part_of_the_step(log
 def test_a_run_describes_itself(logdir):
     (first, _), (resumed, _) = [(text(value), step) for step, value in values(logdir / "train")["run/text_summary"]]
     assert "| first step | 0 |" in first and "| first step | 6 |" in resumed
-    assert "| synthetic: 10,000 training and 2,000 test pictures of 10 classes |" in first
+    assert "| synthetic: 10,000 training and 2,000 test images of 10 classes |" in first
     assert f"tensorflow {tf.version.VERSION}" in first and "disc, ring, square" in first
-    assert "| pictures a step | 16 (towers: 2) |" in text(values(logdir / "towers")["run/text_summary"][0][1])
-    assert "| pictures | 200 of 2,000 |" in text(values(logdir / "eval")["run/text_summary"][0][1])
+    assert "| images a step | 16 (towers: 2) |" in text(values(logdir / "towers")["run/text_summary"][0][1])
+    assert "| images | 200 of 2,000 |" in text(values(logdir / "eval")["run/text_summary"][0][1])
 
 
 def test_recalls_add_up_to_the_precision_of_all(logdir, synthetic_dir):
@@ -184,7 +184,7 @@ def test_recall_precision_and_table_of_a_small_example():
         "precision/emu": 0.0,
     }
     assert text(found["evaluation/classes/text_summary"]).splitlines() == [
-        "| class | pictures | recall | precision | most often taken for |",
+        "| class | images | recall | precision | most often taken for |",
         "| --- | --- | --- | --- | --- |",
         "| yak | 1 | 0.000 |  | emu (1) |",
         "| dog | 3 | 0.333 | 0.500 | cat (2) |",
@@ -198,7 +198,7 @@ def test_the_surest_mistakes_come_first_with_their_names(monkeypatch):
     monkeypatch.setattr(drawings, "_fit", lambda text, width: captions.append(text) or text)
     images = noise_images(4)
     of = outcomes([0, 0, 1, 1], [1, 0, 0, 0], [0.6, 0.99, 0.7, 0.9])
-    grid = picture(shown(of, images, ("cat", "dog"))["evaluation/mistakes"])
+    grid = image(shown(of, images, ("cat", "dog"))["evaluation/mistakes"])
     found = [text for text in captions if " " in text]
     assert found == ["dog 0.10", "cat 0.90", "dog 0.30", "cat 0.70", "cat 0.40", "dog 0.60"]
     top = next(i for i in range(40) if (grid[i : i + 96 : 3, :96:3] == images[3]).all())
@@ -210,7 +210,7 @@ def test_the_surest_mistakes_come_first_with_their_names(monkeypatch):
 
 @pytest.mark.parametrize("classes", [2, 10, 20, 100, 256])
 def test_rows_of_the_matrix_are_true_classes_and_columns_predicted_ones(classes):
-    """All pictures of class 1 are taken for class 0, and there are no others."""
+    """All images of class 1 are taken for class 0, and there are no others."""
     counts = np.zeros([classes, classes], int)
     counts[1, 0] = 7
     matrix = np.asarray(drawings.confusion_matrix(counts, [f"class {i}" for i in range(classes)]))
@@ -253,7 +253,7 @@ def test_filters_are_tiles_in_which_grey_is_zero(graph):
     summaries.filters("conv1/filters", tf.constant(kernel))
     with tf.Session() as session:
         (value,) = tf.Summary.FromString(session.run(summaries.merged())).value
-    tiles = picture(value)
+    tiles = image(value)
     assert value.tag == "conv1/filters/image" and tiles.shape == (3 * 6, 3 * 5, 3)
     for i in range(7):
         top, left = i // 3 * 6, i % 3 * 5
@@ -265,7 +265,7 @@ def test_filters_are_tiles_in_which_grey_is_zero(graph):
 
 def test_filters_shown_are_the_first_layers_and_those_of_the_step(logdir):
     (_, first), *_ = values(logdir / "train")["conv1/filters/image"]
-    tiles = picture(first)
+    tiles = image(first)
     weights = tf.train.load_variable(str(logdir / "train" / "model.ckpt-0"), "conv1/weights")
     assert tiles.shape == (48, 48, 3)
     expected = 127.5 + 127.5 * weights[..., 9] / np.abs(weights).max()
@@ -316,13 +316,13 @@ def tensorboard(logdir):
 
 
 def get(url, path, **query):
-    """Returns the answer of TensorBoard's data API, which is JSON but for pictures and graphs."""
+    """Returns the answer of TensorBoard's data API, which is JSON but for images and graphs."""
     with urllib.request.urlopen(f"{url}/data/plugin/{path}?{urllib.parse.urlencode(query)}") as answer:
         body = answer.read()
         return json.loads(body) if "json" in answer.headers["Content-Type"] else body
 
 
-def test_tensorboard_serves_charts_pictures_tables_and_compute_times(tensorboard):
+def test_tensorboard_serves_charts_images_tables_and_compute_times(tensorboard):
     for run in ("eval", "eval_train"):
         points = get(tensorboard, "scalars/scalars", run=run, tag="Precision @ 1")
         assert [step for _, step, _ in points] == [6, 11]
@@ -346,10 +346,10 @@ OPEN_ALL = "$$('tf-category-paginated-view').filter(c => !c.opened).map(c => $$(
     reason="there is no Chromium, and CIFAR10_REQUIRE_CHROMIUM is not set",
 )
 def test_the_pages_show_it_in_a_browser(tensorboard):
-    """Every chart of the layout with its lines drawn, the pictures loaded, tables and layers there, and no error."""
+    """Every chart of the layout with its lines drawn, the images loaded, tables and layers there, and no error."""
     assert browser.CHROMIUM, "CIFAR10_REQUIRE_CHROMIUM is set, but there is no Chromium"
     lines = {title: 1 for charts in dashboards.LAYOUT.values() for title in charts}
-    lines["Precision @ 1"] = 2  # test and training pictures, on one chart
+    lines["Precision @ 1"] = 2  # test and training images, on one chart
     with browser.Browser() as page:
         page.open(f"{tensorboard}/?page=1#custom_scalars")
         for title, least in lines.items():
@@ -370,7 +370,7 @@ def test_the_pages_show_it_in_a_browser(tensorboard):
         assert page.errors == []
 
         page.open(f"{tensorboard}/?page=3#text")
-        for words in ("synthetic: 10,000 training and 2,000 test pictures of 10 classes", "checkers"):
+        for words in ("synthetic: 10,000 training and 2,000 test images of 10 classes", "checkers"):
             page.wait_for(f"$$('td').some(cell => cell.textContent.includes('{words}'))")
 
         page.open(f"{tensorboard}/?page=4#scalars")

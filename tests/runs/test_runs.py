@@ -50,11 +50,11 @@ def test_the_console_is_the_tutorials(synthetic_dir, tmp_path, capsys):
     lines = [re.match(published.CONSOLE_LINE, line) for line in capsys.readouterr().out.splitlines()]
     assert [int(line[1]) for line in lines] == [0, 10, 20]
     assert abs(float(lines[0][2]) - 4.676) < 0.06
-    for line in lines:  # the two speeds are one: 16 pictures a batch
+    for line in lines:  # the two speeds are one: 16 images a batch
         assert_product_of_speeds(line, 16)
 
 
-def test_several_towers_count_all_their_pictures_and_share_the_time(synthetic_dir, tmp_path, capsys):
+def test_several_towers_count_all_their_images_and_share_the_time(synthetic_dir, tmp_path, capsys):
     train(synthetic_dir, tmp_path, script="cifar10_multi_gpu_train", num_gpus=2, batch_size=8, max_steps=11)
     line = re.match(published.CONSOLE_LINE, capsys.readouterr().out.splitlines()[-1])
     # examples/sec is 2 * 8 / duration, and sec/batch is duration / 2.
@@ -242,7 +242,7 @@ def test_a_batch_beyond_the_data_set_is_said(tiny, tmp_path, capsys, monkeypatch
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
     train(tmp_path / "data", tmp_path / "train", dataset="cifar10", batch_size=128, max_steps=1)
     assert capsys.readouterr().out.startswith(
-        "A batch of 128 is more than the 100 training pictures: each step sees some of them several times\n"
+        "A batch of 128 is more than the 100 training images: each step sees some of them several times\n"
     )
 
 

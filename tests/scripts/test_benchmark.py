@@ -69,7 +69,7 @@ def test_a_wrong_command_line_is_refused(arguments, message):
 
 @pytest.fixture(scope="module")
 def benchmark(synthetic_dir, tmp_path_factory):
-    """A benchmark of the training step on 8 pictures: (what it printed, what it wrote)."""
+    """A benchmark of the training step on 8 images: (what it printed, what it wrote)."""
     path = tmp_path_factory.mktemp("benchmark") / "benchmark.json"
     process = run_script(
         "cifar10_benchmark",
@@ -89,7 +89,7 @@ def benchmark(synthetic_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(synthetic_dir, tmp_path_factory):
-    """Path of the pictures and weights that all contenders of that benchmark start with."""
+    """Path of the images and weights that all contenders of that benchmark start with."""
     path = tmp_path_factory.mktemp("start") / "start.npz"
     benchmark_contenders.write_start(path, datasets.SYNTHETIC, synthetic_dir, 8)
     return path

@@ -1,7 +1,7 @@
-"""Against the original tutorial, on real pictures; skipped where they are not at hand.
+"""Against the original tutorial, on real images; skipped where they are not at hand.
 
 CIFAR10_REAL_DATA names a data_dir with CIFAR-10 in it, CIFAR10_TUTORIAL_CHECKPOINT a folder with model.ckpt-5847 as the
-original training script wrote it on those pictures.
+original training script wrote it on those images.
 """
 
 import json
@@ -30,7 +30,7 @@ def test_the_originals_checkpoint_counts_what_the_original_counted(tmp_path, ave
     assert (result.correct, result.total, result.step) == (correct, 10_000, 5847)
 
 
-def test_predictions_of_the_test_pictures_as_files_count_what_the_original_counted(tmp_path, capsys):
+def test_predictions_of_the_test_images_as_files_count_what_the_original_counted(tmp_path, capsys):
     examples = records.load(datasets.CIFAR10, DATA, "test")
     for i, (image, label) in enumerate(zip(examples.images, examples.labels, strict=True)):
         folder = tmp_path / datasets.CIFAR10.class_names[label]

@@ -15,7 +15,7 @@ RESULTS = json.loads((ROOT / "tests" / "results.json").read_text(encoding="utf-8
 TUTORIAL = {int(step): precisions for step, precisions in RESULTS["tutorial"]["precision"].items()}
 ORIGINAL = {int(step): precisions for step, precisions in RESULTS["original"]["precision"].items()}
 GRID = range(5_000, 100_001, 5_000)
-EPOCH = 50_000  # pictures
+EPOCH = 50_000  # images
 
 
 def table(*heading):
@@ -99,7 +99,7 @@ def test_the_exercises_are_answered_with_what_is_on_record():
     ]
     towers = RESULTS["devices"]["setups"]["2 towers x 64"]
     for exercise, expected in {
-        "Fill fewer pictures before the first step": [
+        "Fill fewer images before the first step": [
             f"{seconds['queue:0.05']:.1f} s from the command to step 0, against {seconds['queue:0.4']:.1f} s with 0.4",
             f"and {seconds['dataset:0.4']:.1f} s without a queue",
             f"{queue['precision']['0.05'][0]:.4f} against {queue['precision']['0.4'][0]:.4f}",
