@@ -20,9 +20,9 @@ from cifar10.cifar10_input import (
     NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
     NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
 )
-from cifar10.data import datasets, download, records
+from cifar10.data import crops, datasets, download, records
 from cifar10.flags import FLAGS
-from cifar10.network import model, training
+from cifar10.network import model, recipes, training
 from cifar10.network.recipes import (
     INITIAL_LEARNING_RATE,
     LEARNING_RATE_DECAY_FACTOR,
@@ -63,7 +63,7 @@ def distorted_inputs():
     seed = tf.get_default_graph().seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed % 2**32
     data = records.load(datasets.CIFAR10, FLAGS.data_dir, "train")
-    return cifar10_input.distorted_inputs(data, FLAGS.batch_size, seed=seed, image_size=IMAGE_SIZE)
+    return cifar10_input.distorted_inputs(data, FLAGS.batch_size, seed, distortions=crops.Distortions(IMAGE_SIZE))
 
 
 def inputs(eval_data):
@@ -73,8 +73,8 @@ def inputs(eval_data):
 
 
 def inference(images):
-    """Builds the network: see model.inference."""
-    return model.inference(images, NUM_CLASSES, use_fp16=FLAGS.use_fp16)
+    """Builds the network: see model.Network. Half precision is bfloat16, because a fork has no loss scaling."""
+    return model.Network(num_classes=NUM_CLASSES, dtype="bfloat16" if FLAGS.use_fp16 else "float32")(images)
 
 
 def loss(logits, labels):
@@ -84,15 +84,10 @@ def loss(logits, labels):
 
 def train(total_loss, global_step):
     """Builds the training step: see training.train."""
-    learning_rate = training.learning_rate(
-        global_step,
-        FLAGS.batch_size,
-        NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
-        INITIAL_LEARNING_RATE,
-        NUM_EPOCHS_PER_DECAY,
-        LEARNING_RATE_DECAY_FACTOR,
-    )
-    return training.train(total_loss, global_step, learning_rate, MOVING_AVERAGE_DECAY)
+    schedule = recipes.Staircase(INITIAL_LEARNING_RATE, NUM_EPOCHS_PER_DECAY, LEARNING_RATE_DECAY_FACTOR)
+    recipe = recipes.Recipe("tutorial", learning_rate=schedule, moving_average_decay=MOVING_AVERAGE_DECAY)
+    rate = training.learning_rate(schedule, global_step, FLAGS.batch_size, NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN)
+    return training.train(total_loss, global_step, rate, recipe)
 
 
 def maybe_download_and_extract():

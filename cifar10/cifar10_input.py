@@ -1,18 +1,19 @@
 """Records -> batches of images and labels, as graph ops on the CPU.
 
-A training batch is a pure function of (seed, step): example number n = step * batch_size + position belongs to epoch
-n // N; its record is a pseudo-random permutation of n % N keyed by (seed, epoch); its distortions are stateless random
-numbers keyed by (seed, step), and where flips alternate, which images are flipped first is keyed by seed. So every
-image is seen exactly once an epoch, a resumed run sees what an uninterrupted one sees, and a tower takes its slice of
-the batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_` functions.
+A training batch is a pure function of (seed, step): which examples it has is in `order`, and their distortions, in
+`crops`, are stateless random numbers keyed by (seed, step) and drawn for the whole batch. So every image is seen
+exactly once an epoch, a resumed run sees what an uninterrupted one sees, and a worker takes its part of the batch. The
+tutorial's own mechanism, a shuffling queue, is in the `queue_` functions.
 """
 
+import contextlib
 import functools
+import typing
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10.data import datasets
+from cifar10.data import crops, datasets, order
 from cifar10.data.datasets import (  # noqa: F401 (part of the tutorial's module)
     IMAGE_SIZE,
     NUM_CLASSES,
@@ -21,25 +22,38 @@ from cifar10.data.datasets import (  # noqa: F401 (part of the tutorial's module
 )
 from cifar10.network import summaries
 
-# The tutorial's distortions (SPEC: brightness in grey levels of 255, contrast as a factor).
-MAX_BRIGHTNESS_DELTA = 63.0
-MIN_CONTRAST, MAX_CONTRAST = 0.2, 1.8
 NUM_PREPROCESS_THREADS = 16
 MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
-NO_EPOCH = 2**32 - 1  # in the place of the epoch, in the key of what is drawn once for all epochs
 PADDING = -1  # label of an image that must not count; tf.nn.in_top_k finds it in no image
 
 
-def distorted_inputs(
+class Batch(typing.NamedTuple):
+    """A training batch.
+
+    Attributes:
+      images: float32 [size, image_size, image_size, 3], standardized.
+      labels: int32 [size].
+      wait_ms: float64 scalar, the milliseconds that a step waits for it.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    wait_ms: tf.Tensor
+
+
+def distorted_inputs(examples, batch_size, seed=0, start_step=0, distortions=crops.Distortions()):  # noqa: B008 (frozen)
+    """Builds the endless training input; returns the images and labels of a `training_batch`."""
+    return training_batch(examples, batch_size, seed, start_step, distortions)[:2]
+
+
+def training_batch(
     examples,
     batch_size,
     seed=0,
     start_step=0,
-    image_size=IMAGE_SIZE,
-    flip=True,
-    jitter=True,
-    alternating_flip=False,
+    distortions=crops.Distortions(),  # noqa: B008 (frozen)
+    part=None,
 ):
     """Builds the endless training input: distorted images in a pseudo-random order, each once an epoch.
 
@@ -47,56 +61,33 @@ def distorted_inputs(
 
     Args:
       examples: records.Examples.
-      batch_size: images a batch.
+      batch_size: images a batch, of all towers or workers together.
       seed: int; two inputs with one seed give the same batches.
       start_step: the step whose batch comes first.
-      image_size: height and width of the random crop, in pixels.
-      flip: whether to flip half of the images left to right.
-      jitter: whether to change their brightness and contrast.
-      alternating_flip: whether those that are flipped in one epoch are those that are not in the next one; otherwise
-        each is flipped by chance.
+      distortions: crops.Distortions.
+      part: (start, size): which images of each batch to give, as one of several workers needs them; None: all.
 
     Returns:
-      images: float32 [batch_size, image_size, image_size, 3], standardized.
-      labels: int32 [batch_size].
+      The Batch, of `size` images.
     """
+    start, size = part or (0, batch_size)
 
     def batch(step):
-        return _slice(examples, step, batch_size, 0, batch_size, seed, image_size, flip, jitter, alternating_flip)
+        numbers = _numbers(step, batch_size)[start : start + size]
+        shuffled = functools.partial(order.shuffled, num_examples=examples.count, seed=seed)
+        images, labels = _gather(examples, shuffled, numbers, size)
+        draws = [drawn[start : start + size] for drawn in crops.draw(seed, step, batch_size, distortions)]
+        if distortions.flip and distortions.alternating_flip:
+            mirrored = functools.partial(order.mirrored, num_examples=examples.count, seed=seed)
+            draws[2] = tf.numpy_function(mirrored, [numbers], tf.bool, stateful=False)
+            draws[2].set_shape([size])
+        return crops.distort(images, draws if distortions.jitter else draws[:3], distortions.image_size), labels
 
-    return _iterate(lambda: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch, timed=True)
-
-
-def distorted_slice(
-    examples,
-    step,
-    batch_size,
-    start,
-    size,
-    seed=0,
-    image_size=IMAGE_SIZE,
-    flip=True,
-    jitter=True,
-    alternating_flip=False,
-):
-    """Builds a part of the batch that distorted_inputs gives at a step: the training input of one of several workers.
-
-    Args:
-      examples: records.Examples.
-      step: int64 scalar tensor.
-      batch_size: images a batch, of all workers together.
-      start: position in the batch of the first image.
-      size: number of images.
-      seed: int.
-      image_size: height and width of the random crop, in pixels.
-      flip, jitter, alternating_flip: see distorted_inputs.
-
-    Returns:
-      images: float32 [size, image_size, image_size, 3], standardized.
-      labels: int32 [size].
-    """
-    with tf.name_scope("input"), tf.device("/cpu:0"):
-        return _slice(examples, step, batch_size, start, size, seed, image_size, flip, jitter, alternating_flip)
+    with _on_cpu():
+        iterator = _iterator(tf.data.Dataset.range(start_step, np.iinfo(np.int64).max), batch)
+        images, labels, wait_ms = _timed(iterator.get_next)
+        summaries.image("images", images)
+    return Batch(images, labels, wait_ms)
 
 
 def inputs(examples, batch_size, image_size=IMAGE_SIZE):
@@ -114,9 +105,12 @@ def inputs(examples, batch_size, image_size=IMAGE_SIZE):
 
     def batch(step):
         images, labels = _gather(examples, lambda n: n % examples.count, _numbers(step, batch_size), batch_size)
-        return central_crop(images, image_size), labels
+        return crops.central_crop(images, image_size), labels
 
-    return _iterate(lambda: tf.data.Dataset.range(np.iinfo(np.int64).max), batch)
+    with _on_cpu():
+        images, labels = _iterator(tf.data.Dataset.range(np.iinfo(np.int64).max), batch).get_next()
+        summaries.image("images", images)
+    return images, labels
 
 
 def passes(examples, batch_size, num_examples, num_views=1):
@@ -126,7 +120,7 @@ def passes(examples, batch_size, num_examples, num_views=1):
       examples: records.Examples.
       batch_size: images a batch.
       num_examples: images a pass, of which num_batches make one.
-      num_views: of each image: 1, the central crop; or 10, see views.
+      num_views: of each image: 1, the central crop; or 10, see crops.views.
 
     Returns:
       images: float32 [num_views * batch_size, IMAGE_SIZE, IMAGE_SIZE, 3], standardized; view after view.
@@ -138,9 +132,13 @@ def passes(examples, batch_size, num_examples, num_views=1):
         numbers = _numbers(step, batch_size)
         images, labels = _gather(examples, lambda n: n % examples.count, numbers, batch_size)
         labels = tf.where_v2(numbers < num_examples, labels, PADDING)
-        return (views(images) if num_views == 10 else central_crop(images)), labels, numbers
+        return (crops.views(images) if num_views == 10 else crops.central_crop(images)), labels, numbers
 
-    return _iterate(lambda: tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat(), batch)
+    with _on_cpu():
+        steps = tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat()
+        images, labels, numbers = _iterator(steps, batch).get_next()
+        summaries.image("images", images)
+    return images, labels, numbers
 
 
 def _numbers(step, batch_size):
@@ -151,120 +149,6 @@ def _numbers(step, batch_size):
 def num_batches(num_examples, batch_size):
     """Returns the number of batches in one pass, the last one partial or not."""
     return -(-num_examples // batch_size)
-
-
-def central_crop(images, image_size=IMAGE_SIZE):
-    """Prepares images as evaluation does: central crop, standardization.
-
-    Args:
-      images: uint8 [batch, height, width, 3].
-      image_size: height and width of the crop, in pixels.
-
-    Returns:
-      float32 [batch, image_size, image_size, 3].
-    """
-    images = tf.image.resize_with_crop_or_pad(tf.cast(images, tf.float32), image_size, image_size)
-    return tf.image.per_image_standardization(images)
-
-
-def views(images, image_size=IMAGE_SIZE):
-    """Returns the ten views of cuda-convnet's multi-view test: centre and four corners, and their mirror images.
-
-    Args:
-      images: uint8 [batch, height, width, 3].
-      image_size: height and width of a view, in pixels.
-
-    Returns:
-      float32 [10 * batch, image_size, image_size, 3], standardized: first the centre of all images, and so on.
-    """
-    bottom, right = datasets.HEIGHT - image_size, datasets.WIDTH - image_size
-    corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
-    crops = [images[:, top : top + image_size, left : left + image_size] for top, left in corners]
-    crops = tf.cast(tf.concat([*crops, *(crop[:, :, ::-1] for crop in crops)], axis=0), tf.float32)
-    return tf.image.per_image_standardization(crops)
-
-
-def distort(images, draws, image_size=IMAGE_SIZE):
-    """Distorts a batch as tf.image would image by image: crop, flip, brightness, contrast, standardization.
-
-    Args:
-      images: uint8 [batch, height, width, 3].
-      draws: the random numbers, one per image, as from _draw: (top, left, flip, brightness, contrast) with int32
-        offsets in pixels, bool, float32 delta in grey levels and float32 factor; the last two may be left out.
-      image_size: height and width of the crop, in pixels.
-
-    Returns:
-      float32 [batch, image_size, image_size, 3].
-    """
-    top, left, flip, *jitter = draws
-    pixel = tf.range(image_size)
-    rows = top[:, tf.newaxis] + pixel
-    columns = left[:, tf.newaxis] + tf.where_v2(flip[:, tf.newaxis], pixel[tf.newaxis, ::-1], pixel[tf.newaxis])
-    size = tf.shape(images)
-    pixels = tf.reshape(images, [size[0], size[1] * size[2], datasets.DEPTH])
-    cropped = tf.reshape(rows[:, :, tf.newaxis] * size[2] + columns[:, tf.newaxis, :], [size[0], image_size**2])
-    images = tf.cast(tf.gather(pixels, cropped, batch_dims=1), tf.float32)
-    if jitter:
-        mean = tf.reduce_mean(images, axis=1, keepdims=True)  # of each colour; brightness moves it, contrast keeps it
-        contrast, brightness = (drawn[:, tf.newaxis, tf.newaxis] for drawn in reversed(jitter))
-        images = images * contrast + (mean * (1.0 - contrast) + brightness)
-    images = tf.reshape(images, [-1, image_size, image_size, datasets.DEPTH])
-    return tf.image.per_image_standardization(images)
-
-
-def _slice(examples, step, batch_size, start, size, seed, image_size, flip, jitter, alternating_flip):
-    """Returns the distorted images and the labels of a part of a training batch: see distorted_slice."""
-    numbers = _numbers(step, batch_size)[start : start + size]
-    shuffled = functools.partial(_shuffled, num_examples=examples.count, seed=seed)
-    images, labels = _gather(examples, shuffled, numbers, size)
-    draws = [drawn[start : start + size] for drawn in _draw(seed, step, batch_size, image_size, flip)]
-    if flip and alternating_flip:
-        mirrored = functools.partial(_mirrored, num_examples=examples.count, seed=seed)
-        draws[2] = tf.numpy_function(mirrored, [numbers], tf.bool, stateful=False)
-        draws[2].set_shape([size])
-    return distort(images, draws if jitter else draws[:3], image_size), labels
-
-
-def _draw(seed, step, batch_size, image_size, flip=True):
-    """Draws the distortions of one batch, keyed by (seed, step): see distort."""
-    uniform = tf.random.stateless_uniform(
-        [5, batch_size], seed=tf.stack([tf.constant(seed, tf.int64), step]), alg="philox"
-    )
-    top = tf.cast(uniform[0] * (datasets.HEIGHT - image_size + 1), tf.int32)
-    left = tf.cast(uniform[1] * (datasets.WIDTH - image_size + 1), tf.int32)
-    brightness = (2.0 * uniform[3] - 1.0) * MAX_BRIGHTNESS_DELTA
-    contrast = MIN_CONTRAST + uniform[4] * (MAX_CONTRAST - MIN_CONTRAST)
-    return top, left, uniform[2] < (0.5 if flip else 0.0), brightness, contrast
-
-
-@functools.lru_cache(maxsize=4)  # a batch spans two epochs at most, unless the data set is tiny
-def _order(seed, epoch, num_examples):
-    """Returns the order of the examples in an epoch, int64 [num_examples]: a permutation keyed by (seed, epoch).
-
-    RandomState, because its streams are the same in every version of NumPy (NEP 19).
-    """
-    return np.random.RandomState([seed, epoch]).permutation(num_examples)
-
-
-def _shuffled(numbers, num_examples, seed):
-    """Returns which examples (int64 [batch]) those with the given numbers since the start of training are."""
-    epochs, positions = np.divmod(numbers, num_examples)
-    index = np.empty_like(numbers)
-    for epoch in np.unique(epochs):
-        index[epochs == epoch] = _order(seed, int(epoch), num_examples)[positions[epochs == epoch]]
-    return index
-
-
-def _mirrored(numbers, num_examples, seed):
-    """Returns whether the examples with the given numbers are mirrored (bool [batch]): each in every other epoch."""
-    begins_mirrored = _halves(seed, num_examples)[_shuffled(numbers, num_examples, seed)]
-    return begins_mirrored ^ (numbers // num_examples % 2 == 1)
-
-
-@functools.lru_cache(maxsize=4)
-def _halves(seed, num_examples):
-    """Returns which examples are mirrored in the even epochs, bool [num_examples], keyed by seed."""
-    return np.random.RandomState([seed, NO_EPOCH]).rand(num_examples) < 0.5
 
 
 def _gather(examples, which, numbers, batch_size):
@@ -290,25 +174,29 @@ def _gather(examples, which, numbers, batch_size):
     return images, labels
 
 
-def _iterate(steps, batch, timed=False):
-    """Returns what batch(step) builds, images first, for one step number after another; `timed`: see _timed."""
+@contextlib.contextmanager
+def _on_cpu():
+    """Puts ops under the name scope `input` and on the CPU, also where a step has several devices."""
     with tf.name_scope("input"), tf.device("/cpu:0"):
-        dataset = steps().map(tf.autograph.experimental.do_not_convert(batch)).prefetch(PREFETCHED_BATCHES)
-        iterator = tf.data.make_one_shot_iterator(dataset)
-        outputs = _timed(iterator.get_next) if timed else iterator.get_next()
-        summaries.image("images", outputs[0])
-    return outputs
+        yield
+
+
+def _iterator(steps, batch):
+    """Returns the iterator over what batch(step) builds, for each of a data set of step numbers.
+
+    AutoGraph, which has nothing to convert here, would want the source of `batch`, which not every Python has.
+    """
+    dataset = steps.map(tf.autograph.experimental.do_not_convert(batch)).prefetch(PREFETCHED_BATCHES)
+    return tf.data.make_one_shot_iterator(dataset)
 
 
 def _timed(get_batch):
-    """Returns the images and labels that get_batch() builds; how long a step waits goes to summaries.WAIT_MS."""
+    """Returns what get_batch() builds, images and labels, and the milliseconds that a step waits for it."""
     asked = tf.timestamp()  # at the beginning of the step, because it needs nothing
     with tf.control_dependencies([asked]):
         images, labels = get_batch()
     with tf.control_dependencies([images]):
-        seconds = tf.timestamp() - asked
-    tf.add_to_collection(summaries.WAIT_MS, 1000.0 * seconds)
-    return images, labels
+        return images, labels, 1000.0 * (tf.timestamp() - asked)
 
 
 class CIFAR10Record:
@@ -337,7 +225,7 @@ def read_cifar10(filename_queue, dataset=datasets.CIFAR10):
     return result
 
 
-def queue_distorted_inputs(
+def queue_training_batch(
     filenames,
     batch_size,
     num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
@@ -359,16 +247,15 @@ def queue_distorted_inputs(
       dataset: the datasets.Dataset that the files belong to: where the label is, and whether to flip.
 
     Returns:
-      images: float32 [batch_size, image_size, image_size, 3], standardized.
-      labels: int32 [batch_size].
+      The Batch.
     """
-    with tf.name_scope("input"), tf.device("/cpu:0"):
+    with _on_cpu():
         read_input = read_cifar10(tf.train.string_input_producer(filenames), dataset)
         image = tf.random_crop(tf.cast(read_input.uint8image, tf.float32), [image_size, image_size, 3])
         if dataset.flip:
             image = tf.image.random_flip_left_right(image)
-        image = tf.image.random_brightness(image, max_delta=MAX_BRIGHTNESS_DELTA)
-        image = tf.image.random_contrast(image, lower=MIN_CONTRAST, upper=MAX_CONTRAST)
+        image = tf.image.random_brightness(image, max_delta=crops.MAX_BRIGHTNESS_DELTA)
+        image = tf.image.random_contrast(image, lower=crops.MIN_CONTRAST, upper=crops.MAX_CONTRAST)
         image = tf.image.per_image_standardization(image)
         image.set_shape([image_size, image_size, 3])
         min_queue_examples = int(num_examples * min_fraction)
@@ -385,9 +272,9 @@ def queue_distorted_inputs(
             capacity=min_queue_examples + 3 * batch_size,
             min_after_dequeue=min_queue_examples,
         )
-        images, labels = _timed(shuffle_batch)
+        images, labels, wait_ms = _timed(shuffle_batch)
         summaries.image("images", images)
-    return images, tf.reshape(labels, [batch_size])
+    return Batch(images, tf.reshape(labels, [batch_size]), wait_ms)
 
 
 def queue_inputs(
@@ -400,10 +287,10 @@ def queue_inputs(
 ):
     """Builds the tutorial's own evaluation input: 16 threads crop image by image and keep a queue full.
 
-    Args and returns as in queue_distorted_inputs; min_fraction sets the queue's capacity only. It is what the benchmark
-    measures against; evaluation itself must see each image once, which this does not promise.
+    Args as in queue_training_batch, returns as in `inputs`; min_fraction sets the queue's capacity only. The benchmark
+    measures against it; evaluation itself must see each image once, which this does not promise.
     """
-    with tf.name_scope("input"), tf.device("/cpu:0"):
+    with _on_cpu():
         read_input = read_cifar10(tf.train.string_input_producer(filenames, shuffle=False), dataset)
         image = tf.cast(read_input.uint8image, tf.float32)
         image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)

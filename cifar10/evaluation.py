@@ -42,13 +42,10 @@ class Evaluator:
         examples,
         num_examples,
         batch_size,
-        num_classes=model.NUM_CLASSES,
-        use_fp16=False,
+        network=model.Network(),  # noqa: B008 (frozen)
         use_moving_averages=True,
-        moving_average_decay=recipes.MOVING_AVERAGE_DECAY,
         class_names=None,
         num_views=1,
-        network=model.inference,
     ):
         """Builds the graph.
 
@@ -56,12 +53,9 @@ class Evaluator:
           examples: records.Examples.
           num_examples: number of images to evaluate, at most all; the first ones in file order.
           batch_size: images, or views of them, computed at the same time; the result does not depend on it.
-          num_classes: number of logits an image.
-          use_fp16: whether to compute in half precision: see model.inference.
+          network: the model.Network.
           use_moving_averages: whether to restore the moving averages in place of the variables.
-          moving_average_decay: of the training; only the names of the averages matter here.
           class_names: None, or one name a class, with which TensorBoard shows what is mistaken for what.
-          network: model.inference, or another of model.NETWORKS.
           num_views: of each image, of whose probabilities the mean counts: see cifar10_input.passes.
 
         Raises:
@@ -78,22 +72,21 @@ class Evaluator:
         self._opening = dashboards.opening(facts).SerializeToString()  # of the event file
         batch_size = min(max(1, batch_size // (num_views * BATCHES_AT_ONCE)), num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
-        microbatch_size = microbatches.size(None)
-        config = devices.session_config(microbatches.count(num_views * batch_size, microbatch_size))
+        config = devices.session_config(microbatches.count(num_views * batch_size, network.microbatch_size))
+        devices.set_process_threads(config)
         self.graph = tf.Graph()
         with self.graph.as_default():
             images, labels, numbers = cifar10_input.passes(examples, batch_size, num_examples, num_views)
-            half = devices.half_precision()
-            logits = network(images, num_classes, use_fp16, microbatch_size=microbatch_size, half=half)
+            logits = network(images)
             with tf.name_scope("precision"):
                 if num_views > 1:
-                    probabilities = tf.reshape(tf.nn.softmax(logits), [num_views, batch_size, num_classes])
+                    probabilities = tf.reshape(tf.nn.softmax(logits), [num_views, batch_size, network.num_classes])
                     logits = tf.log(tf.reduce_mean(probabilities, axis=0))
                 self._outcomes = {"number": numbers, **dashboards.outcomes(logits, labels)}
             self._summaries = summaries.merged()
             self._to_restore = {variable.op.name: variable for variable in tf.global_variables()}
             if use_moving_averages:
-                averages = tf.train.ExponentialMovingAverage(moving_average_decay)
+                averages = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY)  # of which only names count
                 self._to_restore = averages.variables_to_restore()
             self._saver = tf.train.Saver(self._to_restore)
             self._session = tf.Session(config=config)

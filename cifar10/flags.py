@@ -15,9 +15,8 @@ from cifar10.data import datasets
 from cifar10.data.pictures import SIZES
 from cifar10.errors import UserError
 from cifar10.machine import signals
+from cifar10.network import model, recipes
 from cifar10.network.layers import LRN_KINDS
-from cifar10.network.model import NETWORKS
-from cifar10.network.recipes import FAST_NUM_EPOCHS, MAX_STEPS, RECIPES
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
@@ -83,7 +82,7 @@ def define_training_flags():
     flags.DEFINE_enum(
         "model",
         "tutorial",
-        list(NETWORKS),
+        list(model.NETWORKS),
         "Network to train: the tutorial's, or cuda-convnet's of 11 % error, whose top layers are locally connected.",
     )
     flags.DEFINE_enum(
@@ -110,15 +109,15 @@ def define_training_flags():
     flags.DEFINE_enum(
         "recipe",
         "tutorial",
-        list(RECIPES),
+        list(recipes.RECIPES),
         "How to train. tutorial: gradient descent, the learning rate a tenth every 350 epochs. fast: Nesterov "
         "momentum, the learning rate once up and down, smoothed labels and milder distortions, for fewer epochs.",
     )
     flags.DEFINE_integer(
         "max_steps",
         None,
-        f"Global step at which to stop, where the learning rate of --recipe=fast is 0. Default: {MAX_STEPS}, or of the "
-        f"fast recipe {FAST_NUM_EPOCHS:g} epochs.",
+        "Global step at which to stop, where the learning rate of --recipe=fast is 0. Default: "
+        f"{recipes.MAX_STEPS}, or of the fast recipe {recipes.FAST_NUM_EPOCHS:g} epochs.",
         lower_bound=0,
     )
     flags.DEFINE_integer(

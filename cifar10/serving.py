@@ -83,6 +83,7 @@ class Predictor:
         self._checkpoint = checkpoint
         microbatch_size = microbatches.size(None)
         config = devices.session_config(microbatches.count(batch_size, microbatch_size))
+        devices.set_process_threads(config)
         with tf.Graph().as_default():
             self._contents = tf.placeholder(tf.string, [])
             self._resized = pictures.resize(pictures.decode(self._contents), crop)
@@ -156,8 +157,9 @@ def _probabilities(resized, checkpoint, num_classes, use_fp16, microbatch_size=0
     """
     with tf.name_scope("crop"):
         images = cifar10_input.central_crop(resized)
-    network = model.NETWORKS[history.recorded(os.path.dirname(checkpoint), "model") or "tutorial"]
-    return tf.nn.softmax(network(images, num_classes, use_fp16, microbatch_size=microbatch_size))
+    name = history.model(os.path.dirname(checkpoint))
+    network = model.Network(name, num_classes, devices.compute_type(use_fp16), microbatch_size=microbatch_size)
+    return tf.nn.softmax(network(images))
 
 
 def _restore(session, checkpoint, use_moving_averages):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from benchmark_peers import Contender, repeat
 
-from cifar10 import cifar10_input, evaluation
+from cifar10 import cifar10_input, evaluation, settings
 from cifar10.data import datasets, records
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes, summaries, training
@@ -41,10 +41,13 @@ def build_fixed_batch(data, options, build_step, lrn="auto", use_fp16=False, mic
         for name in ("images", "labels")
     )
     microbatch_size = microbatches.size(microbatch_size)
-    logits = model.inference(images, data.num_classes, use_fp16, lrn=lrn, microbatch_size=microbatch_size)
-    loss = training.loss(logits, labels)
+    dtype = devices.compute_type(use_fp16)
+    network = model.Network(num_classes=data.num_classes, dtype=dtype, lrn=lrn, microbatch_size=microbatch_size)
+    loss = training.loss(network(images), labels)
     global_step = tf.train.get_or_create_global_step()
-    train_op = build_step(loss, global_step, training.learning_rate(global_step, options["batch_size"]))
+    train_op = build_step(
+        loss, global_step, training.learning_rate(recipes.Staircase(), global_step, options["batch_size"])
+    )
     num_microbatches = microbatches.count(options["batch_size"], microbatch_size)
     session = tf.Session(config=devices.session_config(num_microbatches))
     session.run(tf.global_variables_initializer())
@@ -82,7 +85,8 @@ def multiply(data, options, dtype):
 
 def our_input(data, options):
     examples = records.load(data, options["data_dir"], "train")
-    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"], flip=data.flip))
+    distortions = recipes.TUTORIAL.distortions(data.flip)
+    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"], distortions=distortions))
     session = tf.Session()
     return Contender(repeat(lambda: session.run(batch)))
 
@@ -90,8 +94,8 @@ def our_input(data, options):
 def tutorial_input(data, options):
     paths = records.paths(data, options["data_dir"], "train")
     num_examples = data.num_examples("train")
-    outputs = cifar10_input.queue_distorted_inputs(paths, options["batch_size"], num_examples, dataset=data)
-    batch = tf.group(*outputs)
+    outputs = cifar10_input.queue_training_batch(paths, options["batch_size"], num_examples, dataset=data)
+    batch = tf.group(outputs.images, outputs.labels)
     session = tf.Session()
     tf.train.start_queue_runners(session)
     return Contender(repeat(lambda: session.run(batch)))
@@ -99,8 +103,9 @@ def tutorial_input(data, options):
 
 def our_evaluation(data, options):
     examples = records.load(data, options["data_dir"], "test")
+    network = settings.served_network("tutorial", data.num_classes, use_fp16=False)
     evaluator = evaluation.Evaluator(
-        examples, examples.count, options["batch_size"], data.num_classes, class_names=data.class_names
+        examples, examples.count, options["batch_size"], network, class_names=data.class_names
     )
     path = checkpoints.newest_readable(os.path.join(options["shared_dir"], "train"))
     return Contender(repeat(lambda: evaluator.evaluate(path)))
@@ -111,7 +116,7 @@ def tutorial_evaluation(data, options):
     num_examples = data.num_examples("test")
     paths = records.paths(data, options["data_dir"], "test")
     images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples, dataset=data)
-    top_k = tf.nn.in_top_k(model.inference(images, data.num_classes, lrn="op"), labels, 1)
+    top_k = tf.nn.in_top_k(model.Network(num_classes=data.num_classes, lrn="op")(images), labels, 1)
     averages = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY)
     saver = tf.train.Saver(averages.variables_to_restore())
     summary = summaries.merged()

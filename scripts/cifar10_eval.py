@@ -6,8 +6,7 @@ It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the 
 
 from absl import flags as absl_flags
 
-from cifar10 import evaluation, flags
-from cifar10.data import datasets, download, records
+from cifar10 import evaluation, flags, settings
 from cifar10.network.model import NETWORKS
 from cifar10.runs import history
 
@@ -31,25 +30,17 @@ def run(
     model,
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
-    data = datasets.named(dataset, data_dir)
-    download.ensure(data, data_dir, data_url, data_sha256)
-    examples = records.load(data, data_dir, "test" if eval_data == "test" else "train")
+    source = settings.data_source(dataset, data_dir, data_url, data_sha256)
+    examples = source.load("test" if eval_data == "test" else "train")
     if eval_data == "held_out":
         examples = evaluation.held_out(examples, dataset, checkpoint_dir)
     num_examples = num_examples or min(10_000, examples.count)
     trained_on = history.recorded(checkpoint_dir, "dataset")
     if trained_on not in (None, dataset):
         print(f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
+    network = settings.served_network(model or history.model(checkpoint_dir), source.dataset.num_classes, use_fp16)
     evaluator = evaluation.Evaluator(
-        examples,
-        num_examples,
-        batch_size,
-        data.num_classes,
-        use_fp16,
-        use_moving_averages,
-        class_names=data.class_names,
-        num_views=int(views),
-        network=NETWORKS[model or history.recorded(checkpoint_dir, "model") or "tutorial"],
+        examples, num_examples, batch_size, network, use_moving_averages, source.dataset.class_names, int(views)
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]

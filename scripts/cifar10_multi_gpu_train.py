@@ -8,67 +8,18 @@ Where there are no GPUs, the towers are on CPU devices.
 
 from absl import flags as absl_flags
 
-from cifar10 import flags
+from cifar10 import flags, settings
 from cifar10.machine import devices
-from cifar10.network import loss_scaling, microbatches, towers
-from cifar10.network.model import NETWORKS
-from cifar10.network.recipes import RECIPES
+from cifar10.network import towers
 from cifar10.runs import trainer
 
 
-def run(
-    *,
-    num_gpus,
-    batch_size,
-    use_fp16,
-    seed,
-    model,
-    lrn,
-    microbatch_size,
-    log_device_placement,
-    recipe,
-    variables_on="cpu",
-    **options,
-):
-    """Trains; the parameters are the flags, options those that trainer.train takes."""
-    recipe = RECIPES[recipe]
-    microbatch_size = microbatches.size(microbatch_size)
-    num_microbatches = num_gpus * microbatches.count(batch_size, microbatch_size)
-    config = devices.session_config(num_microbatches, num_gpus, log_device_placement)
-    tower_devices = devices.of_towers(num_gpus)
-    if use_fp16:
-        devices.warn_if_half_precision_is_slow()
-
-    def build_step(images, labels, global_step, learning_rate, num_classes):
-        return towers.train(
-            images,
-            labels,
-            tower_devices,
-            global_step,
-            learning_rate,
-            num_classes,
-            use_fp16,
-            seed,
-            lrn,
-            microbatch_size,
-            devices.half_precision(),
-            loss_scaling.for_half_precision(use_fp16),
-            NETWORKS[model],
-            "/cpu:0" if variables_on == "cpu" else tower_devices[0],
-            recipe.label_smoothing,
-            **recipe.of_update,
-        )
-
-    trainer.train(
-        build_step,
-        batch_size=batch_size,
-        seed=seed,
-        model=model,
-        recipe=recipe,
-        num_towers=num_gpus,
-        config=config,
-        **options,
-    )
+def run(*, num_gpus, variables_on="cpu", batch_size, log_device_placement, **values):
+    """Trains; the parameters are the flags."""
+    training = settings.training(values)
+    tower_devices = tuple(devices.of_towers(num_gpus))
+    step = towers.Towers(training.network, batch_size, log_device_placement, tower_devices, variables_on)
+    trainer.train(step, training.data, training.recipe, training.options)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def of_towers(num_towers):
 
 
 def session_config(num_microbatches=1, num_towers=1, log_placement=False):
-    """Returns the settings of a session.
+    """Returns the settings of a session; set_process_threads makes the whole process follow them.
 
     Args:
       num_microbatches: how many micro-batches of all towers can be computed at once. On CPUs each op gets its share of
@@ -47,10 +47,20 @@ def session_config(num_microbatches=1, num_towers=1, log_placement=False):
     if not has_gpu():
         config.device_count["CPU"] = num_towers
         config.intra_op_parallelism_threads = max(1, num_cores() // num_microbatches)
-        # Building a tf.data pipeline starts TensorFlow's eager runtime, whose threads all sessions then share.
-        with contextlib.suppress(RuntimeError):  # it has started already
-            tf.config.threading.set_intra_op_parallelism_threads(config.intra_op_parallelism_threads)
     return config
+
+
+def set_process_threads(config):
+    """Gives TensorFlow's eager runtime as many threads an op as a session's settings say.
+
+    Building a tf.data pipeline starts that runtime, whose threads all sessions of the process then share. So this comes
+    first; where it has started already, nothing changes.
+
+    Args:
+      config: tf.ConfigProto.
+    """
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(config.intra_op_parallelism_threads)
 
 
 def describe():
@@ -76,11 +86,17 @@ def cpu_has_bfloat16():
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[0].split())
 
 
-def half_precision():
-    """Returns the type that --use_fp16 computes in: 'float16' on GPUs, all of which have units for it, or 'bfloat16'.
+def compute_type(use_fp16):
+    """Returns the name of the type that a network computes in, 'float32' or a half type.
 
-    On CPUs those with units have them for bfloat16, which has float32's range and needs no loss scaling.
+    On GPUs, all of which have units for it, that is 'float16'. CPUs with units have them for 'bfloat16', which has
+    float32's range and needs no loss scaling.
+
+    Args:
+      use_fp16: whether to compute in half precision.
     """
+    if not use_fp16:
+        return "float32"
     return "float16" if has_gpu() else "bfloat16"
 
 

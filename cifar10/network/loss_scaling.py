@@ -8,8 +8,6 @@ tf.keras.mixed_precision.LossScaleOptimizer.
 
 import tensorflow.compat.v1 as tf
 
-from cifar10.machine import devices
-
 INITIAL_SCALE = 2.0**15
 GROWTH_STEPS = 2000
 FACTOR = 2.0
@@ -19,9 +17,6 @@ class LossScale:
     """The scale of one training graph.
 
     It is a local variable, so checkpoints do not hold it: after a restart it finds its value again.
-
-    Attributes:
-      finite: bool scalar, whether all gradients of the step are, once `unscaled` has been called.
     """
 
     def __init__(self, initial=INITIAL_SCALE, growth_steps=GROWTH_STEPS):
@@ -35,15 +30,18 @@ class LossScale:
         return loss * self.value
 
     def unscaled(self, gradients):
-        """Returns the gradients divided by the scale, or zeros if one of them is not finite; and adjusts the scale.
+        """Divides gradients by the scale, and adjusts the scale.
 
         Args:
           gradients: float32 tensors, of a scaled loss; None for a variable that it does not depend on.
+
+        Returns:
+          (the gradients divided by the scale, or zeros if one of them is not finite; bool scalar: whether all are).
         """
         found = [gradient for gradient in gradients if gradient is not None]
         with tf.name_scope("loss_scale"):
             scale = self.value.read_value()
-            finite = self.finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in found])
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in found])
             good_steps = tf.where_v2(finite, self._good_steps + 1, 0)
             grows = good_steps >= self._growth_steps
             adjusted = tf.where_v2(finite, tf.where_v2(grows, scale * FACTOR, scale), tf.maximum(scale / FACTOR, 1.0))
@@ -54,15 +52,16 @@ class LossScale:
                     self._good_steps.assign(good_steps, read_value=False),
                 ]
             with tf.control_dependencies(updates):
-                return [
+                divided = [
                     None if gradient is None else tf.where_v2(finite, gradient / scale, tf.zeros_like(gradient))
                     for gradient in gradients
                 ]
+                return divided, finite
 
 
-def for_half_precision(use_fp16):
-    """Returns a LossScale where training needs one, or None."""
-    return LossScale() if use_fp16 and devices.half_precision() == "float16" else None
+def of_type(dtype):
+    """Returns a LossScale if training in a type, such as 'float32', needs one, or None."""
+    return LossScale() if dtype == "float16" else None
 
 
 def _local(name, initial, dtype):

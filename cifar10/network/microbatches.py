@@ -8,15 +8,11 @@ gradient, is the sum of the micro-batches' own sums, added pairwise, neighbours 
 numbers that one of 128 adds, in the same order, and get the same bits.
 """
 
-import contextlib
-
 import tensorflow.compat.v1 as tf
 
 from cifar10.machine import devices
 
 SIZE = 32  # images; on two cores 64 is slower in float32, up to 8 % faster in half precision, and 16 slower in both
-
-_VALUES = "values"  # collection of what computing_with was given, while that lasts
 
 
 def size(requested):
@@ -47,19 +43,8 @@ def split(batch, size):
 
 def each(compute, microbatches, *variables):
     """Returns [compute(microbatch, *variables) for each micro-batch]; the variables' gradients are a pairwise_sum."""
-    copies = [_copies(_value(variable), len(microbatches)) for variable in variables]
+    copies = [_copies(tf.convert_to_tensor(variable), len(microbatches)) for variable in variables]
     return [compute(*arguments) for arguments in zip(microbatches, *copies, strict=True)]
-
-
-@contextlib.contextmanager
-def computing_with(values):
-    """Makes `each` compute with values, {name of a variable: tensor}, in the place of the variables themselves."""
-    given = tf.get_collection_ref(_VALUES)
-    given.append(values)
-    try:
-        yield
-    finally:
-        given.pop()
 
 
 def join(microbatches, name):
@@ -75,11 +60,6 @@ def pairwise_sum(tensors):
         pairs = [tensors[i : i + 2] for i in range(0, len(tensors), 2)]
         tensors = [tf.raw_ops.Snapshot(input=tf.add_n(pair)) for pair in pairs]
     return tensors[0]
-
-
-def _value(variable):
-    given = tf.get_collection(_VALUES)
-    return given[-1][variable.op.name] if given else tf.convert_to_tensor(variable)
 
 
 def _copies(value, n):

@@ -1,5 +1,6 @@
 """Images -> logits: the tutorial's network, and the one of cuda-convnet that it was made from."""
 
+import dataclasses
 import functools
 
 import tensorflow.compat.v1 as tf
@@ -8,42 +9,67 @@ from cifar10.data.datasets import NUM_CLASSES
 from cifar10.network import layers, microbatches, summaries
 
 
-def inference(
-    images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="auto", microbatch_size=0, half="bfloat16"
-):
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Which network it is and how it is computed. Called on images, it builds itself and returns the logits.
+
+    Attributes:
+      name: one of NETWORKS.
+      num_classes: number of logits an image.
+      dtype: what it computes in: 'float32'; or 'bfloat16' or 'float16', the latter of which needs a
+        loss_scaling.LossScale to be trained. Variables are float32 in any case.
+      seed: seed of the initial values; None: other values each time.
+      lrn: how to normalize: see layers.local_response_normalization.
+      microbatch_size: images that are computed together, where the batch is known; 0: the whole batch. A layer's
+        named output then is there to be fetched, but the next layer does not depend on it: see microbatches.
+    """
+
+    name: str = "tutorial"
+    num_classes: int = NUM_CLASSES
+    dtype: str = "float32"
+    seed: int | None = None
+    lrn: str = "auto"
+    microbatch_size: int = 0
+
+    def __call__(self, images):
+        """Builds the network.
+
+        Args:
+          images: float32 [batch, height, width, 3], standardized.
+
+        Returns:
+          float32 [batch, num_classes]: unscaled log probabilities.
+        """
+        x = microbatches.split(images, self.microbatch_size)
+        x = microbatches.each(lambda x: tf.cast(x, self.dtype), x)
+        return NETWORKS[self.name](self, x)
+
+
+def _tutorial(network, x):
     """Builds the tutorial's network: two convolutions, two fully connected layers and a linear one.
 
     Layer sizes, initial values and weight decay are the tutorial's; its local response normalization and its pooling
     follow cuda-convnet's 11 % configuration.
 
     Args:
-      images: float32 [batch, height, width, 3], standardized.
-      num_classes: number of logits an image.
-      use_fp16: whether to compute in half precision; variables stay float32.
-      seed: seed of the initial values, or None.
-      lrn: how to normalize: see layers.local_response_normalization.
-      microbatch_size: images that are computed together, where the batch is known; 0: the whole batch. A layer's
-        named output then is there to be fetched, but the next layer does not depend on it: see microbatches.
-      half: the type of half precision: 'bfloat16', or 'float16', which needs a loss_scaling.LossScale to be trained.
+      network: the Network.
+      x: micro-batches [images, height, width, 3], of its type.
 
     Returns:
-      float32 [batch, num_classes]: unscaled log probabilities.
+      float32 [batch, num_classes].
     """
-    weights = functools.partial(layers.weights, seed=seed)
-    x = _batch(images, half if use_fp16 else "float32", microbatch_size)
-    x = _convolutions(x, weights, lrn, stddevs=(5e-2, 5e-2), biases=(0.0, 0.1))
+    weights = functools.partial(layers.weights, seed=network.seed)
+    x = _convolutions(x, weights, network.lrn, stddevs=(5e-2, 5e-2), biases=(0.0, 0.1))
     for name, size in (("local3", 384), ("local4", 192)):
         with tf.variable_scope(name):
             kernel = weights([x[0].shape[1:].num_elements(), size], stddev=0.04, weight_decay=0.004)
             x = microbatches.each(layers.connect_and_rectify, x, kernel, layers.biases([size], 0.1))
             x = layers.output(x, name, shown=True)
     with tf.variable_scope("softmax_linear"):
-        return _logits(x, weights([192, num_classes], stddev=1 / 192.0), num_classes)
+        return _logits(x, weights([192, network.num_classes], stddev=1 / 192.0))
 
 
-def cuda_convnet(
-    images, num_classes=NUM_CLASSES, use_fp16=False, seed=None, lrn="auto", microbatch_size=0, half="bfloat16"
-):
+def _cuda_convnet(network, x):
     """Builds cuda-convnet's network of 11 % error: two convolutions, two locally connected layers and a linear one.
 
     It is layers-conv-local-11pct.cfg of https://code.google.com/archive/p/cuda-convnet: sizes, initial values (normal,
@@ -51,11 +77,10 @@ def cuda_convnet(
     have a 64th of the deviation of bytes. It has 2,112,970 parameters and takes 19.5 million multiply-adds an image,
     the figures that the tutorial's text gives for itself.
 
-    Args and returns as in inference.
+    Args and returns as in _tutorial.
     """
-    weights = functools.partial(layers.weights, seed=seed, truncated=False)
-    x = _batch(images, half if use_fp16 else "float32", microbatch_size)
-    x = _convolutions(x, weights, lrn, stddevs=(6.4e-3, 1e-2), biases=(0.0, 0.0))
+    weights = functools.partial(layers.weights, seed=network.seed, truncated=False)
+    x = _convolutions(x, weights, network.lrn, stddevs=(6.4e-3, 1e-2), biases=(0.0, 0.0))
     _, height, width, depth = x[0].shape.as_list()
     for name, filters in (("local3", 64), ("local4", 32)):
         with tf.variable_scope(name):
@@ -65,16 +90,10 @@ def cuda_convnet(
             x = layers.output(x, name, shown=True)
         depth = filters
     with tf.variable_scope("softmax_linear"):
-        kernel = weights([height * width * depth, num_classes], stddev=0.01, weight_decay=0.01)
-        return _logits(x, kernel, num_classes)
+        return _logits(x, weights([height * width * depth, network.num_classes], stddev=0.01, weight_decay=0.01))
 
 
-NETWORKS = {"tutorial": inference, "cuda_convnet": cuda_convnet}
-
-
-def _batch(images, dtype, microbatch_size):
-    """Returns the micro-batches of a batch, in the type that is computed in."""
-    return microbatches.each(lambda x: tf.cast(x, dtype), microbatches.split(images, microbatch_size))
+NETWORKS = {"tutorial": _tutorial, "cuda_convnet": _cuda_convnet}  # what builds the network of a name
 
 
 def _convolutions(x, weights, lrn, stddevs, biases):
@@ -83,7 +102,7 @@ def _convolutions(x, weights, lrn, stddevs, biases):
     Args:
       x: micro-batches [images, 4h, 4w, 3].
       weights: function (shape, stddev) -> variable.
-      lrn: see inference.
+      lrn: see Network.
       stddevs, biases: of the initial weights, and the initial biases, of conv1 and conv2.
 
     Returns:
@@ -114,8 +133,9 @@ def _convolutions(x, weights, lrn, stddevs, biases):
     return pool(x, "pool2")  # 12x12 -> 6x6
 
 
-def _logits(x, weights, num_classes):
-    x = microbatches.each(layers.connect, x, weights, layers.biases([num_classes], 0.0))
+def _logits(x, weights):
+    """Builds the linear layer; returns float32 [batch, num_classes] of micro-batches [images, ...]."""
+    x = microbatches.each(layers.connect, x, weights, layers.biases(weights.shape.as_list()[1:], 0.0))
     logits = microbatches.join(x, "softmax_linear")
     summaries.activation("softmax_linear", [logits])
     return tf.cast(logits, tf.float32)

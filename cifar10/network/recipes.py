@@ -1,11 +1,13 @@
 """How a network is trained: the one home of every training hyper-parameter, with its unit and source.
 
 What belongs to a network, its initial values and the weight decay that it has itself, is in `model`; how strongly
-images are distorted is in `cifar10_input`. A recipe changes no variable and no name of a checkpoint, so a run may go
+images are distorted is in `crops`. A recipe changes no variable and no name of a checkpoint, so a run may go
 on with another one.
 """
 
 import dataclasses
+
+from cifar10.data import crops
 
 # The tutorial's hyper-parameters.
 MAX_STEPS = 1_000_000  # steps after which training ends
@@ -84,19 +86,9 @@ class Recipe:
             return MAX_STEPS
         return max(1, int(self.num_epochs * num_examples / batch_size))
 
-    @property
-    def of_input(self):
-        """What cifar10_input.distorted_inputs takes of it."""
-        return {"jitter": self.jitter, "alternating_flip": self.alternating_flip}
-
-    @property
-    def of_update(self):
-        """What training.apply_gradients takes of it."""
-        return {
-            "moving_average_decay": self.moving_average_decay,
-            "momentum": self.momentum,
-            "weight_decay": self.weight_decay,
-        }
+    def distortions(self, flip):
+        """Returns the crops.Distortions of training images, which may be flipped or not."""
+        return crops.Distortions(flip=flip, alternating_flip=self.alternating_flip, jitter=self.jitter)
 
 
 TUTORIAL = Recipe("tutorial")

@@ -15,8 +15,6 @@ import tensorflow.compat.v1 as tf
 MAX_HISTOGRAM_VALUES = 2**18
 MAX_HISTOGRAM_IMAGES = 16
 
-WAIT_MS = "input_wait_ms"  # collection of the milliseconds, float64 scalar, that a step waits for its batch
-
 
 def _summary(op, label, **inputs):
     name = re.sub(r"[^A-Za-z0-9_.\-]", "_", label.rpartition("/")[2])  # of the graph node only

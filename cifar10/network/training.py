@@ -1,6 +1,5 @@
 """Logits -> loss -> train op."""
 
-import dataclasses
 import re
 
 import tensorflow.compat.v1 as tf
@@ -53,113 +52,68 @@ def losses(total_loss, scope=None):
     return {_tag(tensor): tensor for tensor in [*tf.get_collection("losses", scope), total_loss]}
 
 
-def learning_rate(
-    global_step,
-    batch_size,
-    num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
-    initial=recipes.INITIAL_LEARNING_RATE,
-    num_epochs_per_decay=recipes.NUM_EPOCHS_PER_DECAY,
-    decay_factor=recipes.LEARNING_RATE_DECAY_FACTOR,
-):
-    """Builds the learning rate: `initial`, multiplied by `decay_factor` every num_epochs_per_decay epochs.
-
-    Args:
-      global_step: integer scalar, the number of updates done.
-      batch_size: images an update, of all towers together.
-      num_examples: images an epoch.
-      initial, num_epochs_per_decay, decay_factor: see above.
-
-    Returns:
-      float32 scalar.
-    """
-    decay_steps = int(num_examples / batch_size * num_epochs_per_decay)
-    with tf.name_scope(_SCOPE):
-        return tf.train.exponential_decay(initial, global_step, decay_steps, decay_factor, staircase=True)
-
-
-def scheduled(schedule, global_step, max_steps, batch_size, num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN):
-    """Builds the learning rate of a recipe.
+def learning_rate(schedule, global_step, batch_size, num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN, max_steps=None):
+    """Builds the learning rate of a schedule.
 
     Args:
       schedule: a recipes.Staircase or a recipes.Triangle.
       global_step: integer scalar, the number of updates done.
+      batch_size: images an update, of all towers or workers together.
+      num_examples: images an epoch.
       max_steps: the global step at which training, and a triangle, ends; beyond it a triangle is 0.
-      batch_size, num_examples: see learning_rate.
 
     Returns:
       float32 scalar.
     """
-    if isinstance(schedule, recipes.Staircase):
-        return learning_rate(global_step, batch_size, num_examples, **dataclasses.asdict(schedule))
     with tf.name_scope(_SCOPE):
+        if isinstance(schedule, recipes.Staircase):
+            decay_steps = int(num_examples / batch_size * schedule.num_epochs_per_decay)
+            return tf.train.exponential_decay(
+                schedule.initial, global_step, decay_steps, schedule.decay_factor, staircase=True
+            )
         done = tf.cast(global_step, tf.float64) / max(1, max_steps)
         rising = schedule.start + (1.0 - schedule.start) * done / schedule.warm_up
         falling = (1.0 - done) / (1.0 - schedule.warm_up)
         return tf.cast(schedule.peak * tf.maximum(tf.minimum(rising, falling), 0.0), tf.float32)
 
 
-def train(
-    total_loss,
-    global_step,
-    learning_rate,
-    moving_average_decay=recipes.MOVING_AVERAGE_DECAY,
-    loss_scale=None,
-    **options,
-):
+def train(total_loss, global_step, learning_rate, recipe=recipes.TUTORIAL, loss_scale=None):
     """Builds one step of gradient descent on total_loss: see apply_gradients, and loss_scaling for loss_scale."""
     variables = tf.trainable_variables()
     with tf.name_scope(_SCOPE):
         if loss_scale is None:
-            gradients = tf.gradients(total_loss, variables)
+            gradients, finite = tf.gradients(total_loss, variables), None
         else:
-            gradients = loss_scale.unscaled(tf.gradients(loss_scale.scaled(total_loss), variables))
-            options["finite"] = loss_scale.finite
-    return apply_gradients(
-        gradients, variables, losses(total_loss), global_step, learning_rate, moving_average_decay, **options
-    )
+            gradients, finite = loss_scale.unscaled(tf.gradients(loss_scale.scaled(total_loss), variables))
+    return apply_gradients(gradients, losses(total_loss), global_step, learning_rate, recipe, finite)
 
 
-def apply_gradients(
-    gradients,
-    variables,
-    losses,
-    global_step,
-    learning_rate,
-    moving_average_decay=recipes.MOVING_AVERAGE_DECAY,
-    once_updated=None,
-    momentum=0.0,
-    weight_decay=0.0,
-    finite=None,
-):
+def apply_gradients(gradients, losses, global_step, learning_rate, recipe=recipes.TUTORIAL, finite=None):
     """Builds the update of a step: variables, then their moving averages; averages of the losses; summaries.
 
     Variables and losses keep the tutorial's names in checkpoints: `<variable>/ExponentialMovingAverage`, `<loss>/avg`.
     The moving average starts at the variable's initial value; its decay is
-    min(moving_average_decay, (1 + n) / (10 + n)), where n is the global step after the update. The average of a loss
-    starts at 0.
+    min(recipe.moving_average_decay, (1 + n) / (10 + n)), where n is the global step after the update. The average of a
+    loss starts at 0.
 
     Args:
-      gradients: one tensor or None per variable.
-      variables: the trainable variables.
+      gradients: one tensor or None per trainable variable.
       losses: {tag: scalar tensor}.
       global_step: integer variable, incremented by the update.
       learning_rate: float32 scalar.
-      moving_average_decay: see above.
-      once_updated: None, or a function that builds ops to run as soon as the variables are updated.
-      momentum: of Nesterov's accelerated gradient; 0: plain gradient descent.
-      weight_decay: factor of tf.nn.l2_loss(weights), added to the gradients of the `weights` of those layers that have
-        no `weight_loss` among the losses.
+      recipe: the recipes.Recipe, of which momentum, weight decay and moving_average_decay count here.
       finite: None, or a bool scalar: where it is false all gradients are 0, and a step with momentum changes nothing.
 
     Returns:
       The op that runs the step.
     """
+    variables = tf.trainable_variables()
     with tf.name_scope(_SCOPE):
         summaries.scalar("learning_rate", learning_rate)
         # What summaries show are the values that the step's loss was computed with, hence read before the update.
         values = [_read(variable) for variable in variables]
-        if weight_decay:
-            gradients = _with_weight_decay(gradients, variables, values, losses, weight_decay)
+        if recipe.weight_decay:
+            gradients = _with_weight_decay(gradients, variables, values, losses, recipe.weight_decay)
         for variable, value, gradient in zip(variables, values, gradients, strict=True):
             summaries.histogram(variable.op.name, value)
             if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of images: can be seen as images
@@ -168,16 +122,16 @@ def apply_gradients(
                 summaries.histogram(f"{variable.op.name}/gradients", gradient)
         average_losses = [_average_loss(tag, value) for tag, value in losses.items()]
         with tf.control_dependencies([*average_losses, *values, learning_rate]):
-            if momentum:
-                update = _accelerated(gradients, variables, global_step, learning_rate, momentum, finite)
+            if recipe.momentum:
+                update = _accelerated(gradients, variables, global_step, learning_rate, recipe.momentum, finite)
             else:
                 optimizer = tf.train.GradientDescentOptimizer(learning_rate)
                 update = optimizer.apply_gradients(zip(gradients, variables, strict=True), global_step)
         with tf.control_dependencies([update]):
             n = tf.cast(global_step.read_value(), tf.float32)
-            decay = tf.minimum(moving_average_decay, (1.0 + n) / (10.0 + n))
+            decay = tf.minimum(recipe.moving_average_decay, (1.0 + n) / (10.0 + n))
             averages = [_average_variable(variable, decay) for variable in variables]
-            return tf.group(averages + (once_updated() if once_updated else []), name="train_op")
+            return tf.group(averages, name="train_op")
 
 
 def _read(variable):

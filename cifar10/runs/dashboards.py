@@ -52,34 +52,33 @@ def opening(facts):
     return _join(custom_scalar.pb(_layout()), text.pb("run", _table([*facts.items()])))
 
 
-def facts(data, program, batch_size, num_towers, start_step, max_steps, recipe, num_held_out=0):
+def facts(program, step, data, recipe, start_step, max_steps):
     """Returns what a training run is, for `opening`.
 
     Args:
-      data: the datasets.Dataset.
       program: {name: value} of the program: see history.program.
-      batch_size: images a step and tower.
-      num_towers: number of towers.
-      start_step, max_steps: the global steps that it starts from and ends at.
+      step: the steps.Step.
+      data: the trainer.TrainingData.
       recipe: the recipes.Recipe.
-      num_held_out: training images that are not trained on.
+      start_step, max_steps: the global steps that it starts from and ends at.
     """
-    held_out = f", of which {num_held_out:,} are held out" if num_held_out else ""
+    dataset = data.source.dataset
+    held_out = f", of which {data.num_held_out:,} are held out" if data.num_held_out else ""
     flips = "alternating flips" if recipe.alternating_flip else "random flips"
     return {
         **program_facts(program),
         "first step": f"{start_step:,}",
         "last step": f"{max_steps:,}",
-        "data set": f"{data.name}: {data.num_examples('train'):,} training and {data.num_examples('test'):,} test "
-        f"images of {data.num_classes} classes{held_out}",
-        "classes": ", ".join(data.class_names),
-        "images a step": f"{num_towers * batch_size:,} (towers: {num_towers})",
+        "data set": f"{dataset.name}: {dataset.num_examples('train'):,} training and "
+        f"{dataset.num_examples('test'):,} test images of {dataset.num_classes} classes{held_out}",
+        "classes": ", ".join(dataset.class_names),
+        "images a step": f"{step.global_batch_size:,} (towers: {step.num_slices})",
         "recipe": recipe.name,
         "learning rate": str(recipe.learning_rate),
         "momentum": f"{recipe.momentum:g}",
         "label smoothing": f"{recipe.label_smoothing:g}",
         "weight decay": f"{recipe.weight_decay:g} beside the network's own",
-        "distortions": ", ".join(["crops", flips if data.flip else "no flips", *["jitter"] * recipe.jitter]),
+        "distortions": ", ".join(["crops", flips if dataset.flip else "no flips", *["jitter"] * recipe.jitter]),
         "moving averages": f"of the variables {recipe.moving_average_decay:g} a step, "
         f"of the losses {recipes.LOSS_AVERAGE_DECAY:g} a step",
     }

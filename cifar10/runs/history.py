@@ -38,6 +38,11 @@ def is_final(train_dir, step):
     return last.get("event") == "stop" and last.get("reason") == FINISHED and last.get("step", 0) <= step
 
 
+def model(train_dir):
+    """Returns the name of the network that the run in train_dir trains; the tutorial's if there is no record."""
+    return recorded(train_dir, "model") or "tutorial"
+
+
 def recorded(train_dir, name):
     """Returns what is on record of the newest start in train_dir under a name, such as `dataset`, or None."""
     start = Journal(os.path.join(train_dir, RECORD)).last(event="start")

@@ -42,17 +42,18 @@ class StepHook(tf.train.SessionRunHook):
 class ConsoleHook(StepHook):
     """Prints, records and charts the tutorial's line every few steps; stops training whose loss is not finite."""
 
-    def __init__(self, run, loss, learning_rate, batch_size, num_towers, log_frequency, event_file):
+    def __init__(self, run, graph, step, log_frequency, event_file):
         super().__init__(run)
-        self._fetches = {"loss": loss, "learning_rate": learning_rate}
-        self._batch_size = batch_size
-        self._num_towers = num_towers
+        self._fetches = {"loss": graph.loss, "learning_rate": graph.learning_rate}
+        self._batch_size = step.batch_size
+        self._num_slices = step.num_slices
         self._log_frequency = log_frequency
         self._event_file = event_file
+        self._start_time = time.time()
+        self._steps = 0
 
     def begin(self):
         self._start_time = time.time()
-        self._steps = 0
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._fetches)
@@ -68,8 +69,8 @@ class ConsoleHook(StepHook):
         now = time.time()
         duration = (now - self._start_time) / self._steps
         self._start_time, self._steps = now, 0
-        examples_per_sec = self._num_towers * self._batch_size / duration
-        sec_per_batch = duration / self._num_towers
+        examples_per_sec = self._num_slices * self._batch_size / duration
+        sec_per_batch = duration / self._num_slices
         print(
             f"{datetime.datetime.now()}: step {step}, loss = {loss:.2f} "
             f"({examples_per_sec:.1f} examples/sec; {sec_per_batch:.3f} sec/batch)",
@@ -139,18 +140,18 @@ class SaveHook(StepHook):
     A disk that is full, or away, ends no run: training goes on, and a later save may succeed.
     """
 
-    def __init__(self, run, saver, event_file, every_secs, every_steps, keep, request):
+    def __init__(self, run, saver, event_file, options, request):
         super().__init__(run)
         self._saver = saver
         self._event_file = event_file
+        steps = options.save_checkpoint_steps
         self._timer = tf.train.SecondOrStepTimer(
-            every_secs=None if every_steps else every_secs, every_steps=every_steps or None
+            every_secs=None if steps else options.save_checkpoint_secs, every_steps=steps or None
         )
-        self._keep = keep
+        self._keep = options.keep_checkpoints
         self._request = request
         self._failures = 0
-
-    def begin(self):
+        self._session = None
         self._variables = [variable for variable in tf.global_variables() if variable.dtype.is_floating]
         with tf.name_scope(HOUSEKEEPING):
             self._finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self._variables]

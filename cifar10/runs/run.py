@@ -6,8 +6,10 @@ calls Run.train.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import datetime
 import os
+import typing
 
 import tensorflow.compat.v1 as tf
 
@@ -26,6 +28,49 @@ NAMES_OF_A_RUN = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where a training is kept, when it ends, and how often what is done beside its steps.
+
+    Attributes:
+      train_dir: the folder of the run.
+      restart: whether to move what is there aside and begin anew, instead of continuing it.
+      max_steps: the global step at which to stop; None: the recipe's own.
+      log_frequency: steps between two lines on the console; 0: none.
+      save_checkpoint_secs: seconds between two checkpoints.
+      save_checkpoint_steps: if not 0, steps between two checkpoints, instead of seconds.
+      keep_checkpoints: number of checkpoints kept; 0: all.
+      save_summaries_steps: steps between two summaries; 0: none.
+      profile_steps: the steps to trace, as 'a,b', or None: see profiling.parse.
+    """
+
+    train_dir: str
+    restart: bool = False
+    max_steps: int | None = None
+    log_frequency: int = 10
+    save_checkpoint_secs: int = 600
+    save_checkpoint_steps: int = 0
+    keep_checkpoints: int = 5
+    save_summaries_steps: int = 100
+    profile_steps: str | None = None
+
+
+class TrainingGraph(typing.NamedTuple):
+    """What a run needs of the graph that it trains.
+
+    Attributes:
+      train_op: op that runs one step and increments the global step.
+      loss: float32 scalar, shown and watched for NaN.
+      learning_rate: float32 scalar, named when the loss is not finite.
+      wait_ms: float64 scalar, the milliseconds that a step waits for its batch.
+    """
+
+    train_op: tf.Operation
+    loss: tf.Tensor
+    learning_rate: tf.Tensor
+    wait_ms: tf.Tensor
+
+
 class Run:
     """One stretch of training in train_dir, from the newest readable checkpoint or from the beginning.
 
@@ -39,21 +84,23 @@ class Run:
       learning_rate: float, of the newest step, or None.
     """
 
-    def __init__(self, train_dir, restart=False, **description):
+    def __init__(self, train_dir, restart=False, description=None):
         """Opens the run in train_dir, or begins one.
 
         Args:
           train_dir: the folder, made if it is not there.
           restart: whether to move what is there aside and begin anew.
-          **description: what is recorded of this start; `dataset` and `model` must be those of the starts before it,
-            and `num_held_out` no more than that.
+          description: {name: value} of what is recorded of this start; `dataset` and `model` must be those of the
+            starts before it, and `num_held_out` no more than that.
 
         Raises:
           RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
             read, or are of another data set or network, or it cannot be written.
         """
+        description = description or {}
         self.train_dir = train_dir
-        self.learning_rate = None
+        self.checkpoint = self.learning_rate = None
+        self.start_step = self.step = 0
         self._told_of_metrics = False
         self._record = Journal(os.path.join(train_dir, history.RECORD))
         self._metrics = Journal(os.path.join(train_dir, history.METRICS))
@@ -67,7 +114,8 @@ class Run:
                 self.checkpoint = checkpoints.newest_readable(train_dir)
                 self._refuse_other_runs(description)
                 checkpoints.settle(train_dir, self.checkpoint)
-                self.start_step = self.step = checkpoints.step(self.checkpoint) if self.checkpoint else 0
+                if self.checkpoint:
+                    self.start_step = self.step = checkpoints.step(self.checkpoint)
                 self.record("start", step=self.start_step, **history.program(), **description)
             except OSError as error:
                 raise _cannot_write(train_dir, error) from None
@@ -130,45 +178,14 @@ class Run:
         last = self.checkpoint or "not there: none was saved"
         return RunError(f"step {step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
 
-    def train(
-        self,
-        train_op,
-        loss,
-        learning_rate,
-        max_steps,
-        batch_size,
-        num_towers=1,
-        log_frequency=10,
-        save_checkpoint_secs=600,
-        save_checkpoint_steps=0,
-        keep_checkpoints=5,
-        save_summaries_steps=100,
-        profile_steps=(),
-        opening=None,
-        config=None,
-        master="",
-        before_step=None,
-    ):
-        """Trains the current graph up to global step max_steps, and saves; a signal stops it at the end of a step.
+    def train(self, graph, step, options, opening=None):
+        """Trains the current graph up to global step options.max_steps, and saves; a signal stops it after a step.
 
         Args:
-          train_op: op that runs one step and increments the global step.
-          loss: float32 scalar, shown and watched for NaN.
-          learning_rate: float32 scalar, named when the loss is not finite.
-          max_steps: the global step at which to stop.
-          batch_size: images a step and tower.
-          num_towers: number of towers.
-          log_frequency: steps between two lines on the console; 0: none.
-          save_checkpoint_secs: seconds between two checkpoints.
-          save_checkpoint_steps: if not 0, steps between two checkpoints, instead of seconds.
-          keep_checkpoints: number of checkpoints kept; 0: all.
-          save_summaries_steps: steps between two summaries; 0: none.
-          profile_steps: the steps to trace: see profiling.ProfileHook.
+          graph: the TrainingGraph.
+          step: the steps.Step that it was built by.
+          options: the RunOptions, with max_steps.
           opening: None, or the tf.Summary to begin with: see dashboards.opening.
-          config: tf.ConfigProto of the session.
-          master: the server that the session is with, or "" for none.
-          before_step: function (session, step, interrupted) that returns when the step can be run, or None; interrupted
-            is a function that returns whether the program is to end.
 
         Raises:
           RunError: the loss or a variable is not finite, the checkpoint is of another network, or the run cannot be
@@ -181,34 +198,33 @@ class Run:
             event_file.add_start(self.start_step)
             if opening is not None:
                 event_file.add_summary(opening, self.start_step)
-            console = hooks.ConsoleHook(self, loss, learning_rate, batch_size, num_towers, log_frequency, event_file)
-            save = hooks.SaveHook(
-                self, saver, event_file, save_checkpoint_secs, save_checkpoint_steps, keep_checkpoints, request
-            )
-            run_hooks = [console, save]
-            if save_summaries_steps:
-                run_hooks.insert(1, hooks.SummaryHook(self, summaries.merged(), event_file, save_summaries_steps))
-                for wait_ms in tf.get_collection(summaries.WAIT_MS):
-                    run_hooks.append(hooks.InputWaitHook(self, wait_ms, event_file, save_summaries_steps))
-            if profile_steps:
-                run_hooks.append(profiling.ProfileHook(self, event_file, profile_steps))
+            save = hooks.SaveHook(self, saver, event_file, options, request)
             with tf.train.SingularMonitoredSession(
-                run_hooks,
+                self._hooks(graph, step, options, save, event_file),
                 hooks.Scaffold(saver=saver),
-                master,
-                config,
+                step.target,
+                step.session_config(),
                 checkpoint_filename_with_path=self.checkpoint,
             ) as session:
                 run_step = self._run_first_step
-                while self.step < max_steps and not request.signum:
-                    if before_step is not None:
-                        before_step(session.raw_session(), self.step, lambda: bool(request.signum))
-                    if not request.signum:
-                        run_step(session, train_op, request)
+                while self.step < options.max_steps and not request.signum:
+                    run_step(session, graph.train_op, request)
                     run_step = self._run_step
             if request.signum:
                 raise self._interrupted(request)
         self._record_stop(history.FINISHED)
+
+    def _hooks(self, graph, step, options, save, event_file):
+        """Returns what goes on beside the steps: console, summaries, checkpoints, traces."""
+        chosen = [hooks.ConsoleHook(self, graph, step, options.log_frequency, event_file)]
+        if every_steps := options.save_summaries_steps:
+            chosen.append(hooks.SummaryHook(self, summaries.merged(), event_file, every_steps))
+        chosen.append(save)
+        if every_steps:
+            chosen.append(hooks.InputWaitHook(self, graph.wait_ms, event_file, every_steps))
+        if steps := profiling.parse(options.profile_steps, options.max_steps):
+            chosen.append(profiling.ProfileHook(self, event_file, steps))
+        return chosen
 
     def _refuse_other_networks(self):
         if self.checkpoint is not None:
@@ -235,7 +251,7 @@ class Run:
         try:
             session.run(train_op)
         except tf.errors.InvalidArgumentError as error:
-            if "summary histogram" not in error.message:  # "Nan in summary histogram for: …", before the loss is seen
+            if error.op is None or error.op.type != "HistogramSummary":  # which sees it before the loss does
                 raise
             raise self.diverged(self.step, "a weight, activation or gradient is not finite") from None
 

@@ -1,132 +1,131 @@
-"""What the training scripts share: data, run, input and learning rate. Each brings its own step."""
+"""A training from its data to its last checkpoint: what all training scripts do."""
+
+import dataclasses
 
 import tensorflow.compat.v1 as tf
 
 from cifar10 import cifar10_input
-from cifar10.data import datasets, download, records
+from cifar10.data import records
+from cifar10.data.source import Source
 from cifar10.errors import RunError
 from cifar10.machine import devices
-from cifar10.network import recipes, training
+from cifar10.network import training
 from cifar10.runs import dashboards, history, profiling
 from cifar10.runs import run as run_module
+from cifar10.runs.run import Run, TrainingGraph
 
 
-def train(
-    build_step,
-    data_dir,
-    dataset,
-    batch_size,
-    train_dir,
-    max_steps=None,
-    restart=False,
-    seed=0,
-    num_towers=1,
-    input_pipeline="dataset",
-    min_fraction_of_examples_in_queue=cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE,
-    data_url=None,
-    data_sha256=None,
-    profile_steps=None,
-    model="tutorial",
-    placement=None,
-    build_input=None,
-    recipe=recipes.TUTORIAL,
-    num_held_out=0,
-    **run_options,
-):
-    """Trains on a data set: gets and validates it, opens the run in train_dir, builds the graph, and runs it.
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What is trained on, and in which order.
+
+    Attributes:
+      source: the Source of the data set.
+      num_held_out: training images, the last ones in file order, that are not trained on.
+      seed: seed of the order of the images and of their distortions.
+      pipeline: 'dataset'; or 'queue', the tutorial's own, which knows no seed.
+      min_fraction_in_queue: see cifar10_input.queue_training_batch.
+    """
+
+    source: Source
+    num_held_out: int = 0
+    seed: int = 0
+    pipeline: str = "dataset"
+    min_fraction_in_queue: float = cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
+
+    @property
+    def num_examples(self):
+        """The number of images that are trained on.
+
+        Raises:
+          DataError: none are left.
+        """
+        return records.num_trained_on(self.source.dataset, self.num_held_out)
+
+    def refuse_for_queue(self, recipe):
+        """Raises RunError if the queue, which knows no epochs and reads whole files, cannot do what is asked of it."""
+        found = [f"--num_held_out={self.num_held_out}"] if self.num_held_out else []
+        if recipe.alternating_flip or not recipe.jitter:
+            found.append(f"--recipe={recipe.name}")
+        if found and self.pipeline == "queue":
+            raise RunError(f"--input_pipeline=queue: cannot do {' and '.join(found)}; leave one of them out")
+
+    def load(self):
+        """Returns the records.Examples that are trained on, downloaded where they are not there, and validated."""
+        return self.source.load("train").part(0, self.num_examples)
+
+    def batch(self, examples, step, recipe, start_step):
+        """Builds the input of a step, from start_step on; returns the cifar10_input.Batch."""
+        dataset = self.source.dataset
+        if self.pipeline == "queue":
+            return cifar10_input.queue_training_batch(
+                records.paths(dataset, self.source.data_dir, "train"),
+                step.global_batch_size,
+                examples.count,
+                self.min_fraction_in_queue,
+                dataset=dataset,
+            )
+        distortions = recipe.distortions(dataset.flip)
+        return cifar10_input.training_batch(
+            examples, step.global_batch_size, self.seed, start_step, distortions, step.part
+        )
+
+
+def train(step, data, recipe, options):
+    """Trains, from the newest checkpoint in options.train_dir or from the beginning, and saves.
 
     Args:
-      build_step: function (images, labels, global_step, learning_rate, num_classes) -> (train op, loss) that builds the
-        step on a batch of all towers' images.
-      data_dir: the folder that holds the data set's own folder.
-      dataset: name of a data set, of datasets.NAMES.
-      batch_size: images a step and tower.
-      train_dir, restart: see run_module.Run.
-      max_steps: the global step at which to stop, or None for the recipe's own.
-      seed: seed of the order of the images and of their distortions.
-      num_towers: number of towers.
-      input_pipeline: 'dataset', or 'queue' for the tutorial's own, which knows no seed.
-      min_fraction_of_examples_in_queue: see cifar10_input.queue_distorted_inputs.
-      data_url, data_sha256: see download.ensure.
-      model: name of the network, for the record.
-      profile_steps: None, or which steps to trace, as 'a,b': see profiling.parse.
-      placement: device function of the graph, or None.
-      build_input: function (examples, seed, flip) -> (images, labels) that builds another input, or None.
-      recipe: the recipes.Recipe of input and learning rate, and for the record; build_step follows it by itself.
-      num_held_out: training images, the last ones in file order, that are not trained on.
-      **run_options: see run_module.Run.train.
+      step: the steps.Step: how a batch becomes an update.
+      data: the TrainingData.
+      recipe: the recipes.Recipe.
+      options: the run.RunOptions.
 
     Raises:
       UserError: what the user has to mend. Until all data has been found to be good, train_dir is not touched.
       signals.Interrupted: a signal came; the run was saved.
     """
-    run_module.check(train_dir)
-    data = datasets.named(dataset, data_dir)
-    num_examples = records.num_trained_on(data, num_held_out)
-    global_batch_size = num_towers * batch_size
-    if max_steps is None:
-        max_steps = recipe.max_steps(num_examples, global_batch_size)
-    profile_steps = profiling.parse(profile_steps, max_steps)
-    if input_pipeline == "queue":
-        _refuse_for_queue(recipe, num_held_out)
-    download.ensure(data, data_dir, data_url, data_sha256)
-    examples = records.load(data, data_dir, "train").part(0, num_examples)
-    if global_batch_size > examples.count:
+    run_module.check(options.train_dir)
+    if options.max_steps is None:
+        options = dataclasses.replace(options, max_steps=recipe.max_steps(data.num_examples, step.global_batch_size))
+    profiling.parse(options.profile_steps, options.max_steps)
+    data.refuse_for_queue(recipe)
+    if step.network.dtype != "float32":
+        devices.warn_if_half_precision_is_slow()
+    examples = data.load()
+    if step.global_batch_size > examples.count:
         print(
-            f"A batch of {global_batch_size} is more than the {examples.count} training images: each step sees some "
-            "of them several times",
+            f"A batch of {step.global_batch_size} is more than the {examples.count} training images: each step sees "
+            "some of them several times",
             flush=True,
         )
-    description = {
-        "dataset": dataset,
+    devices.set_process_threads(step.session_config())
+    description = describe(step, data, recipe, options, examples)
+    with Run(options.train_dir, options.restart, description) as run, tf.Graph().as_default():
+        graph = build(step, data, recipe, options, examples, run.start_step)
+        facts = dashboards.facts(history.program(), step, data, recipe, run.start_step, options.max_steps)
+        run.train(graph, step, options, dashboards.opening(facts))
+
+
+def build(step, data, recipe, options, examples, start_step):
+    """Builds input, learning rate and step in the current graph; returns the TrainingGraph."""
+    global_step = tf.train.get_or_create_global_step()
+    batch = data.batch(examples, step, recipe, start_step)
+    learning_rate = training.learning_rate(
+        recipe.learning_rate, global_step, step.global_batch_size, examples.count, options.max_steps
+    )
+    train_op, loss = step.build(batch.images, batch.labels, recipe, global_step, learning_rate)
+    return TrainingGraph(train_op, loss, learning_rate, batch.wait_ms)
+
+
+def describe(step, data, recipe, options, examples):
+    """Returns {name: value} of what is recorded of a training, but for the program."""
+    return {
+        "dataset": data.source.dataset.name,
         "data": examples.sha256,
-        "model": model,
+        "model": step.network.name,
         "recipe": recipe.name,
-        "max_steps": max_steps,
-        **({"num_held_out": num_held_out} if num_held_out else {}),
-        "seed": seed,
+        "max_steps": options.max_steps,
+        **({"num_held_out": data.num_held_out} if data.num_held_out else {}),
+        "seed": data.seed,
         "devices": devices.describe(),
     }
-    with run_module.Run(train_dir, restart, **description) as run, tf.Graph().as_default(), tf.device(placement):
-        global_step = tf.train.get_or_create_global_step()
-        if build_input is not None:
-            images, labels = build_input(examples, seed, data.flip)
-        elif input_pipeline == "queue":
-            images, labels = cifar10_input.queue_distorted_inputs(
-                records.paths(data, data_dir, "train"),
-                global_batch_size,
-                examples.count,
-                min_fraction_of_examples_in_queue,
-                dataset=data,
-            )
-        else:
-            images, labels = cifar10_input.distorted_inputs(
-                examples, global_batch_size, seed, run.start_step, flip=data.flip, **recipe.of_input
-            )
-        learning_rate = training.scheduled(
-            recipe.learning_rate, global_step, max_steps, global_batch_size, num_examples
-        )
-        train_op, loss = build_step(images, labels, global_step, learning_rate, data.num_classes)
-        facts = dashboards.facts(
-            data, history.program(), batch_size, num_towers, run.start_step, max_steps, recipe, num_held_out
-        )
-        run.train(
-            train_op,
-            loss,
-            learning_rate,
-            max_steps,
-            batch_size,
-            num_towers,
-            profile_steps=profile_steps,
-            opening=dashboards.opening(facts),
-            **run_options,
-        )
-
-
-def _refuse_for_queue(recipe, num_held_out):
-    """Refuses what the tutorial's queue, which knows no epochs and reads whole files, cannot do."""
-    found = [f"--num_held_out={num_held_out}"] if num_held_out else []
-    if recipe.alternating_flip or not recipe.jitter:
-        found.append(f"--recipe={recipe.name}")
-    if found:
-        raise RunError(f"--input_pipeline=queue: cannot do {' and '.join(found)}; leave one of them out")
