@@ -1,14 +1,17 @@
 """Installs the package cifar10, and its scripts as commands."""
 
 import pathlib
+import runpy
 
 from setuptools import find_packages, setup
 
+HERE = pathlib.Path(__file__).parent
+
 setup(
     name="cifar10",
-    version="1.0.0",
+    version=runpy.run_path(str(HERE / "cifar10" / "version.py"))["__version__"],
     description="TensorFlow's CIFAR-10 tutorial, in graph mode, on today's TensorFlow",
-    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
@@ -27,7 +30,7 @@ setup(
         "scripts/benchmark_contenders.py",  # which these import
         "scripts/benchmark_peers.py",
     ],
-    install_requires=["tensorflow>=2.21", "tensorboard>=2.20", "numpy", "six"],
+    install_requires=["tensorflow>=2.21,<2.22", "tensorboard>=2.20", "numpy", "six"],
     extras_require={
         "svhn": ["scipy"],
         "test": ["pytest", "pytest-xdist", "ruff", "scipy"],

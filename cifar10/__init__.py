@@ -30,6 +30,7 @@ from cifar10.network.recipes import (
     NUM_EPOCHS_PER_DECAY,
 )
 from cifar10.network.training import TOWER_NAME
+from cifar10.version import __version__
 
 __all__ = [
     "DATA_URL",
@@ -43,6 +44,7 @@ __all__ = [
     "NUM_EXAMPLES_PER_EPOCH_FOR_EVAL",
     "NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN",
     "TOWER_NAME",
+    "__version__",
     "cifar10_input",
     "distorted_inputs",
     "inference",

@@ -17,6 +17,7 @@ from cifar10.errors import UserError
 from cifar10.machine import signals
 from cifar10.network import model, recipes
 from cifar10.network.layers import LRN_KINDS
+from cifar10.version import __version__
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
@@ -186,6 +187,19 @@ def define_serving_flags():
     )
 
 
+class _VersionFlag(flags.BooleanFlag):
+    """Prints the version and ends the program, before any other flag can be found missing."""
+
+    def __init__(self):
+        super().__init__("version", False, "Show the version and exit.")
+
+    def parse(self, arg):
+        super().parse(arg)
+        if self.value:
+            print(f"{os.path.basename(sys.argv[0])} {__version__}")
+            sys.exit(0)
+
+
 def main(run, positionals=None):
     """Parses the command line strictly and calls run(**values) with the value of every flag of script and package.
 
@@ -198,6 +212,7 @@ def main(run, positionals=None):
         of them as the parameter of that name; flags may also stand behind them, up to `--`.
     """
     script = sys.argv[0]
+    flags.DEFINE_flag(_VersionFlag())
     flags.FLAGS.set_gnu_getopt(positionals is not None)
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         flags.FLAGS.register_key_flag_for_module(script, flag)  # so that --help shows them
@@ -205,6 +220,7 @@ def main(run, positionals=None):
     def with_values(argv):
         tf.logging.set_verbosity(tf.logging.ERROR)  # which app.run has set to INFO
         values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
+        del values["version"]
         for name in [name for name in values if name.endswith(("_dir", "checkpoint")) and values[name] is not None]:
             if not values[name]:
                 raise app.UsageError(f"flag --{name}=: give it a path")

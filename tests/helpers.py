@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 from cifar10.data import datasets, records
-from cifar10.network import model
+from cifar10.network import model, steps
 from cifar10.runs import checkpoints, history
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
@@ -68,6 +68,16 @@ def arguments(data_dir, train_dir, **flags):
     """Returns the command-line arguments of what `train` does."""
     values = {**TRAIN_FLAGS, "data_dir": data_dir, "train_dir": train_dir, **flags}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def custom_step(build, batch_size=1):
+    """Returns a Step that build(images, labels, global_step) -> (train op, loss) builds in the place of the network."""
+
+    class Custom(steps.OneDevice):
+        def build(self, images, labels, recipe, global_step, learning_rate):
+            return build(images, labels, global_step)
+
+    return Custom(model.Network(), batch_size)
 
 
 def evaluate(data_dir, checkpoint_dir, eval_dir, **flags):
@@ -142,7 +152,7 @@ def save_network(directory, steps, seed=3):
     """Saves checkpoints of random weights, whose moving averages are other random weights."""
     directory.mkdir(exist_ok=True)
     with tf.Graph().as_default(), tf.Session() as session:
-        model.inference(tf.zeros([1, 24, 24, 3]), seed=seed)
+        model.Network(seed=seed)(tf.zeros([1, 24, 24, 3]))
         global_step = tf.train.get_or_create_global_step()
         averages = tf.train.ExponentialMovingAverage(0.5)
         averages.apply(tf.trainable_variables())

@@ -6,7 +6,7 @@ import tensorflow.compat.v1 as tf
 from helpers import take, write_noise
 
 from cifar10 import cifar10_input
-from cifar10.data import datasets, records
+from cifar10.data import crops, datasets, records
 
 
 def numbered(count):
@@ -16,8 +16,8 @@ def numbered(count):
 
 def test_distortion_equals_tf_image_image_by_image(graph):
     images = np.random.RandomState(0).randint(0, 256, [50, 32, 32, 3], dtype=np.uint8)
-    draws = take(cifar10_input._draw(3, tf.constant(7, tf.int64), 50, 24), 1)[0]
-    ours = take(cifar10_input.distort(tf.constant(images), draws), 1)[0]
+    draws = take(crops.draw(3, tf.constant(7, tf.int64), 50, crops.Distortions()), 1)[0]
+    ours = take(crops.distort(tf.constant(images), draws), 1)[0]
     expected = []
     for image, top, left, flip, brightness, contrast in zip(images, *draws, strict=True):
         cropped = tf.image.crop_to_bounding_box(tf.cast(image, tf.float32), top, left, 24, 24)
@@ -28,7 +28,8 @@ def test_distortion_equals_tf_image_image_by_image(graph):
 
 
 def test_draws_cover_the_tutorials_ranges_evenly(graph):
-    top, left, flip, brightness, contrast = take(cifar10_input._draw(0, tf.constant(0, tf.int64), 20_000, 24), 1)[0]
+    draws = crops.draw(0, tf.constant(0, tf.int64), 20_000, crops.Distortions())
+    top, left, flip, brightness, contrast = take(draws, 1)[0]
     for offset in (top, left):
         np.testing.assert_allclose(np.bincount(offset, minlength=9) / 20_000, np.full(9, 1 / 9), atol=0.01)
     assert abs(flip.mean() - 0.5) < 0.02
@@ -126,7 +127,7 @@ def test_read_cifar10_decodes_planes_rows_and_label(graph, tmp_path):
 def test_queue_fills_and_trains_on_the_files(graph, tiny, tmp_path, capsys):
     write_noise(tiny, tmp_path)
     paths = records.paths(tiny, tmp_path, "train")
-    images, labels = cifar10_input.queue_distorted_inputs(paths, 16, num_examples=100)
+    images, labels, _ = cifar10_input.queue_training_batch(paths, 16, num_examples=100)
     assert capsys.readouterr().out == (
         "Filling queue with 40 CIFAR images before starting to train. This will take a few minutes.\n"
     )

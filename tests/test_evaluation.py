@@ -25,7 +25,7 @@ def expected_correct(data_dir, path, num_examples, averages):
     mean, stddev = images.mean(axis=(1, 2, 3), keepdims=True), images.std(axis=(1, 2, 3), keepdims=True)
     reader = tf.train.load_checkpoint(path)
     with tf.Graph().as_default(), tf.Session() as session:
-        logits = model.inference(tf.constant((images - mean) / stddev))
+        logits = model.Network()(tf.constant((images - mean) / stddev))
         suffix = "/ExponentialMovingAverage" if averages else ""
         session.run([tf.assign(v, reader.get_tensor(v.op.name + suffix)) for v in tf.trainable_variables()])
         return int(np.sum(session.run(logits).argmax(axis=1) == examples.labels[:num_examples]))
@@ -54,7 +54,7 @@ def test_ten_views_are_the_mean_of_ten_single_ones(synthetic_dir, tmp_path):
     probabilities = []
     with tf.Graph().as_default(), tf.Session() as session:
         pixels = tf.placeholder(tf.float32, [60, 24, 24, 3])
-        softmax = tf.nn.softmax(model.inference(tf.image.per_image_standardization(pixels)))
+        softmax = tf.nn.softmax(model.Network()(tf.image.per_image_standardization(pixels)))
         for variable in tf.trainable_variables():
             session.run(tf.assign(variable, reader.get_tensor(f"{variable.op.name}/ExponentialMovingAverage")))
         for top, left in ((4, 4), (0, 0), (0, 8), (8, 0), (8, 8)):

@@ -1,14 +1,10 @@
 """The package as its users' forks call it: each case in a process of its own."""
 
-import ast
-import graphlib
 import subprocess
 import sys
 
 import pytest
-from helpers import SCRIPTS, environment
-
-PACKAGE = SCRIPTS.parent / "cifar10"
+from helpers import environment
 
 
 def run_python(code, *args, check=True):
@@ -141,62 +137,3 @@ def test_flags_are_readable_under_pytest():
     import cifar10
 
     assert cifar10.FLAGS.batch_size == 128
-
-
-# From the ground up. A wing imports from those below it; a module of a wing, from those before it in their own order.
-FLOORS = (
-    "errors",
-    "machine",
-    "data",
-    "network",
-    "cifar10_input",
-    "runs",
-    "cluster",
-    "evaluation serving",
-    "flags",
-    "__init__",
-)
-
-
-def modules():
-    """Returns {dotted name below the package: path} of all its modules; a package's __init__ has the package's name."""
-    paths = {path.relative_to(PACKAGE).with_suffix(""): path for path in PACKAGE.rglob("*.py")}
-    return {".".join(path.parts[:-1] if path.name == "__init__" else path.parts): paths[path] for path in paths}
-
-
-def imports(path):
-    """Returns the dotted names, below the package, of its modules that a module imports."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "cifar10":
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}".partition(".")[2]
-                names.add(name if name in modules() else name.rpartition(".")[0])
-        elif isinstance(node, ast.Import):
-            assert not any(alias.name.split(".")[0] == "cifar10" for alias in node.names), path
-    return names
-
-
-def test_wings_import_from_those_below_only():
-    floor_of = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
-    for name, path in modules().items():
-        wing = name.split(".")[0] or "__init__"
-        for imported in imports(path):
-            other = imported.split(".")[0]
-            assert floor_of[other] < floor_of[wing] or (other == wing and "." in name), f"{name} imports {imported}"
-
-
-def test_modules_import_each_other_in_no_circle():
-    graph = {name: imports(path) for name, path in modules().items()}
-    assert tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
-
-
-def test_flags_are_read_at_the_edge_only():
-    for name, path in modules().items():
-        if name not in ("", "flags"):
-            assert "absl" not in path.read_text() and "FLAGS" not in path.read_text(), path
-
-
-def test_no_submodule_hides_a_function_of_the_package():
-    functions = {"inputs", "distorted_inputs", "inference", "loss", "train"}
-    assert not functions & {name.split(".")[0] for name in modules()}

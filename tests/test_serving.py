@@ -54,7 +54,7 @@ def expected(checkpoint, prepared, averages=True, num_classes=10):
     reader = tf.train.load_checkpoint(checkpoint)
     suffix = "/ExponentialMovingAverage" if averages else ""
     with tf.Graph().as_default(), tf.Session() as session:
-        logits = model.inference(tf.constant((images - mean) / stddev, tf.float32), num_classes)
+        logits = model.Network(num_classes=num_classes)(tf.constant((images - mean) / stddev, tf.float32))
         session.run([tf.assign(v, reader.get_tensor(v.op.name + suffix)) for v in tf.trainable_variables()])
         return softmax(session.run(logits).astype(np.float64))
 

@@ -14,12 +14,15 @@ import threading
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import evaluate, lopsided, take, train
+from helpers import custom_step, evaluate, lopsided, take, train
 
 from cifar10 import cifar10_input
-from cifar10.data import datasets, download, records
+from cifar10.data import crops, datasets, download, records
+from cifar10.data.source import Source
 from cifar10.errors import DataError
+from cifar10.network import recipes
 from cifar10.runs import trainer
+from cifar10.runs.run import RunOptions
 
 
 def file_of(content, url):
@@ -287,13 +290,14 @@ def fraction_mirrored(images):
 @pytest.mark.parametrize(("flip", "low", "high"), [(True, 0.4, 0.6), (False, 0.0, 0.0)])
 def test_flips_can_be_switched_off(graph, flip, low, high):
     examples = records.Examples(lopsided(200), np.zeros(200, np.int32))
-    images, _ = cifar10_input.distorted_inputs(examples, 200, flip=flip)
+    images, _ = cifar10_input.distorted_inputs(examples, 200, distortions=crops.Distortions(flip=flip))
     fractions = take(fraction_mirrored(images), 3)
     assert low <= min(fractions) <= max(fractions) <= high
 
 
 def test_without_flips_all_other_distortions_are_the_same(graph):
-    draws = [cifar10_input._draw(3, tf.constant(7, tf.int64), 50, 24, flip) for flip in (True, False)]
+    step, kinds = tf.constant(7, tf.int64), [crops.Distortions(flip=flip) for flip in (True, False)]
+    draws = [crops.draw(3, step, 50, kind) for kind in kinds]
     ((top, left, _, *colours), (same_top, same_left, flips, *same_colours)) = take(draws, 1)[0]
     for one, same in zip((top, left, *colours), (same_top, same_left, *same_colours), strict=True):
         np.testing.assert_array_equal(one, same)
@@ -307,11 +311,12 @@ def test_training_on_digits_never_mirrors_them(small_svhn, svhn_dir, tmp_path, m
     if flip:  # as other data sets are, so that the test can tell
         monkeypatch.setitem(datasets.ALL, "svhn", dataclasses.replace(datasets.ALL["svhn"], flip=True))
 
-    def build_step(images, labels, global_step, learning_rate, num_classes):
-        return tf.assign_add(global_step, 1), fraction_mirrored(images)
-
-    run = str(tmp_path / "run")
-    trainer.train(build_step, str(svhn_dir), "svhn", 40, run, input_pipeline=pipeline, max_steps=4, log_frequency=1)
+    step = custom_step(
+        lambda images, labels, global_step: (tf.assign_add(global_step, 1), fraction_mirrored(images)), 40
+    )
+    data = trainer.TrainingData(Source(datasets.ALL["svhn"], str(svhn_dir)), pipeline=pipeline)
+    options = RunOptions(str(tmp_path / "run"), max_steps=4, log_frequency=1)
+    trainer.train(step, data, recipes.TUTORIAL, options)
     with open(tmp_path / "run" / "metrics.jsonl") as lines:
         losses = [json.loads(line)["loss"] for line in lines]
     assert len(losses) == 4 and low <= min(losses) <= max(losses) <= high

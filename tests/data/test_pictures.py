@@ -11,7 +11,7 @@ from helpers import FILES, GREY, RGB, central_square, encode, resized, scene, wi
 from PIL import Image, ImageOps
 
 from cifar10 import cifar10_input
-from cifar10.data import pictures, records
+from cifar10.data import crops, pictures, records
 from cifar10.errors import DataError
 
 
@@ -51,7 +51,7 @@ def test_a_32x32_picture_reaches_the_network_as_in_evaluation_to_the_last_bit(gr
         files = [encode(image, kind) for image in noise.images[:20]]
         values = np.stack([session.run(ours, {contents: file}) for file in files])
         np.testing.assert_array_equal(values, noise.images[:20])
-        expected, actual = session.run([images, cifar10_input.central_crop(batch)], {batch: values})
+        expected, actual = session.run([images, crops.central_crop(batch)], {batch: values})
     np.testing.assert_array_equal(expected, actual)
 
 

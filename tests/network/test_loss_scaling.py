@@ -13,7 +13,7 @@ from cifar10.runs import checkpoints
 def test_the_scale_falls_at_an_overflow_and_grows_after_good_steps(graph):
     scale = loss_scaling.LossScale(initial=8.0, growth_steps=3)
     gradient = tf.placeholder(tf.float32, [2])
-    (unscaled, none) = scale.unscaled([gradient, None])
+    (unscaled, none), _ = scale.unscaled([gradient, None])
     assert none is None
     with tf.Session() as session:
         session.run(tf.local_variables_initializer())
@@ -34,22 +34,22 @@ def test_the_scale_falls_at_an_overflow_and_grows_after_good_steps(graph):
 
 def test_the_scale_never_falls_below_one(graph):
     scale = loss_scaling.LossScale(initial=1.0)
-    unscaled = scale.unscaled([tf.constant(np.inf)])
+    unscaled, finite = scale.unscaled([tf.constant(np.inf)])
     with tf.Session() as session:
         session.run(tf.local_variables_initializer())
-        session.run(unscaled)
+        assert not session.run([unscaled, finite])[1]
         assert session.run(scale.value) == 1.0
 
 
-def gradients(images, labels, half, loss_scale):
-    """Returns the gradients of the network in half precision, in NumPy."""
+def gradients(images, labels, dtype, loss_scale):
+    """Returns the gradients of the network computed in a type, in NumPy."""
     with tf.Graph().as_default(), tf.Session() as session:
-        logits = model.inference(tf.constant(images), use_fp16=half is not None, seed=0, half=half or "bfloat16")
+        logits = model.Network(dtype=dtype, seed=0)(tf.constant(images))
         loss = training.loss(logits, tf.constant(labels)) * 1e-5  # as small as gradients are late in training
         variables = tf.trainable_variables()
         if loss_scale:
             scale = loss_scaling.LossScale()
-            found = scale.unscaled(tf.gradients(scale.scaled(loss), variables))
+            found, _ = scale.unscaled(tf.gradients(scale.scaled(loss), variables))
         else:
             found = tf.gradients(loss, variables)
         session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
@@ -59,7 +59,7 @@ def gradients(images, labels, half, loss_scale):
 def test_small_gradients_vanish_in_float16_without_the_scale_and_do_not_with_it():
     random = np.random.RandomState(0)
     images, labels = random.randn(8, 24, 24, 3).astype(np.float32), np.arange(8)
-    expected = gradients(images, labels, None, False)["conv1/weights"]
+    expected = gradients(images, labels, "float32", False)["conv1/weights"]
     without = gradients(images, labels, "float16", False)["conv1/weights"]
     scaled = gradients(images, labels, "float16", True)["conv1/weights"]
 
@@ -80,7 +80,7 @@ def test_small_gradients_vanish_in_float16_without_the_scale_and_do_not_with_it(
 def test_training_in_float16_follows_float32_and_saves_the_same_tensors(
     synthetic_dir, tmp_path, monkeypatch, script, flags
 ):
-    monkeypatch.setattr(devices, "half_precision", lambda: "float16")
+    monkeypatch.setattr(devices, "compute_type", lambda use_fp16: "float16" if use_fp16 else "float32")
     found = {}
     for half in (False, True):
         train_dir = tmp_path / str(half)

@@ -14,7 +14,7 @@ from cifar10.network import layers, model, training
 def test_logits_equal_numpy(graph):
     rng = np.random.RandomState(0)
     images = rng.randn(3, 24, 24, 3)
-    logits = model.inference(tf.constant(images, tf.float32))
+    logits = model.Network()(tf.constant(images, tf.float32))
     assert logits.shape == [3, 10] and logits.dtype == tf.float32
     values = {name: rng.randn(*shape) * 0.05 for name, shape in published.VARIABLES.items()}
     with tf.Session() as session:
@@ -23,7 +23,7 @@ def test_logits_equal_numpy(graph):
 
 
 def test_variables_have_the_tutorials_names_shapes_and_types(graph):
-    model.inference(tf.zeros([2, 24, 24, 3]))
+    model.Network()(tf.zeros([2, 24, 24, 3]))
     variables = tf.trainable_variables()
     assert {v.op.name: v.shape.as_list() for v in variables} == published.VARIABLES
     assert {v.dtype.base_dtype for v in variables} == {tf.float32}
@@ -33,7 +33,7 @@ def test_variables_have_the_tutorials_names_shapes_and_types(graph):
 
 def test_initial_values(graph):
     """Truncated normal: standard deviation 0.8796 of the untruncated one, nothing beyond two of it."""
-    model.inference(tf.zeros([2, 24, 24, 3]), seed=1)
+    model.Network(seed=1)(tf.zeros([2, 24, 24, 3]))
     variables = tf.trainable_variables()
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
@@ -52,7 +52,7 @@ def test_initial_values_follow_the_seed_and_not_the_rest_of_the_graph():
         with tf.Graph().as_default(), tf.Session() as session:
             for _ in range(clutter):
                 tf.random_normal([2])
-            model.inference(tf.zeros([2, 24, 24, 3]), seed=seed)
+            model.Network(seed=seed)(tf.zeros([2, 24, 24, 3]))
             session.run(tf.global_variables_initializer())
             return session.run(tf.trainable_variables()[2])
 
@@ -63,7 +63,7 @@ def test_initial_values_follow_the_seed_and_not_the_rest_of_the_graph():
 def test_loss_at_step_0_in_closed_form(graph, noise):
     """Ten equal classes, ln 10, and 0.004 / 2 times the expected square sum of the truncated normal weights."""
     images = tf.constant(np.random.RandomState(0).randn(64, 24, 24, 3), tf.float32)
-    loss = training.loss(model.inference(images, seed=0), tf.constant(np.arange(64) % 10))
+    loss = training.loss(model.Network(seed=0)(images), tf.constant(np.arange(64) % 10))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         value = session.run(loss)
@@ -75,8 +75,8 @@ def test_loss_at_step_0_in_closed_form(graph, noise):
 def test_half_precision_keeps_float32_variables_and_gives_nearly_the_same_logits(graph):
     images = tf.constant(np.random.RandomState(0).randn(4, 24, 24, 3), tf.float32)
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        single = model.inference(images, seed=0)
-        half = model.inference(images, use_fp16=True, seed=0)
+        single = model.Network(seed=0)(images)
+        half = model.Network(dtype="bfloat16", seed=0)(images)
     assert half.dtype == tf.float32
     assert {v.dtype.base_dtype for v in tf.global_variables()} == {tf.float32}
     with tf.Session() as session:
@@ -113,7 +113,7 @@ def test_lrn_gradient_is_the_slope(graph):
 
 
 def test_lrn_by_matmul_is_what_runs_without_gpus(graph):
-    model.inference(tf.zeros([1, 24, 24, 3]))
+    model.Network()(tf.zeros([1, 24, 24, 3]))
     types = {op.type for op in graph.get_operations()}
     assert ("LRN" in types) == bool(tf.config.list_physical_devices("GPU"))
     assert graph.get_tensor_by_name("norm1:0").shape[1:] == [12, 12, 64]
@@ -121,7 +121,7 @@ def test_lrn_by_matmul_is_what_runs_without_gpus(graph):
 
 def cuda_convnet(graph):
     images = tf.random.stateless_normal([2, 24, 24, 3], [1, 2])
-    return model.cuda_convnet(images, seed=0)
+    return model.Network("cuda_convnet", seed=0)(images)
 
 
 def test_cuda_convnet_has_the_published_sizes(graph):

@@ -7,14 +7,27 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import arguments, assert_equal_to_the_last_bit, evaluate, final, lopsided, losses, run_script, take, train
+from helpers import (
+    arguments,
+    assert_equal_to_the_last_bit,
+    custom_step,
+    evaluate,
+    final,
+    lopsided,
+    losses,
+    run_script,
+    take,
+    train,
+)
 
 from cifar10 import cifar10_input, evaluation
 from cifar10.cluster import exchange, members, roles
-from cifar10.data import datasets, records
+from cifar10.data import crops, datasets, order, records
+from cifar10.data.source import Source
 from cifar10.errors import ClusterError, DataError, RunError
 from cifar10.network import loss_scaling, recipes, training
 from cifar10.runs import trainer
+from cifar10.runs.run import RunOptions
 
 FAST = recipes.FAST
 
@@ -40,11 +53,12 @@ def test_training_ends_where_its_recipe_says():
 def test_the_fast_learning_rate_goes_up_and_down_once(graph):
     """0.03 times 0.2 at first, 0.6 half way up, 1 after a fifth, 0.5 half way down, and 0 at the end and beyond."""
     step = tf.placeholder(tf.int64, [])
-    rate = training.scheduled(FAST.learning_rate, step, 1_000, 128, 50_000)
+    rate = training.learning_rate(FAST.learning_rate, step, 128, 50_000, 1_000)
     expected = {0: 0.006, 100: 0.018, 200: 0.03, 600: 0.015, 999: 0.03 / 800, 1_000: 0.0, 1_001: 0.0, 10**9: 0.0}
     with tf.Session() as session:
         found = {at: session.run(rate, {step: at}) for at in expected}
-        assert session.run(training.scheduled(FAST.learning_rate, tf.constant(0), 0, 128)) == np.float32(0.006)
+        no_step = training.learning_rate(FAST.learning_rate, tf.constant(0), 128, max_steps=0)
+        assert session.run(no_step) == np.float32(0.006)
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-6, abs=0.0)
 
 
@@ -71,7 +85,8 @@ def build_update(**options):
     gradients = [(variable - 1.0) ** 2 for variable in variables]
     shown = {"own/weight_loss": tf.constant(1.0), "total_loss": tf.constant(2.0)}
     step = tf.train.get_or_create_global_step()
-    return variables, training.apply_gradients(gradients, variables, shown, step, tf.constant(0.1), **options)
+    recipe = recipes.Recipe("", **options)
+    return variables, training.apply_gradients(gradients, shown, step, tf.constant(0.1), recipe)
 
 
 def test_momentum_is_nesterovs_and_weight_decay_of_weights_without_their_own(graph):
@@ -103,8 +118,8 @@ def test_a_step_that_overflows_in_float16_changes_neither_weights_nor_momentum(g
                 tf.identity(factor * tf.reduce_sum(weights**2), "total_loss"),
                 tf.train.get_or_create_global_step(),
                 tf.constant(0.1),
-                loss_scale=loss_scaling.LossScale(),
-                **FAST.of_update,
+                FAST,
+                loss_scaling.LossScale(),
             )
             session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
             for value in sequence:
@@ -127,11 +142,13 @@ def test_momentum_is_beside_its_variable_and_in_no_checkpoint(graph):
 # --- input ---
 
 
-def mirrored_images(seed=0, batch=100, batches=4, **options):
+def mirrored_images(seed=0, batch=100, batches=4, start_step=0, **options):
     """Returns, of 100 lopsided images, [(number, whether it is mirrored), …] in the order of training."""
     examples = records.Examples(lopsided(100), np.arange(100, dtype=np.int32))
     with tf.Graph().as_default():
-        images, labels = cifar10_input.distorted_inputs(examples, batch, seed, jitter=False, **options)
+        images, labels = cifar10_input.distorted_inputs(
+            examples, batch, seed, start_step, crops.Distortions(jitter=False, **options)
+        )
         left, right = tf.split(images, 2, axis=2)
         mirrored = tf.reduce_mean(left, axis=[1, 2, 3]) > tf.reduce_mean(right, axis=[1, 2, 3])
         return [pair for pairs in take([labels, mirrored], batches) for pair in zip(*pairs, strict=True)]
@@ -156,21 +173,23 @@ def test_digits_are_never_mirrored_whatever_the_recipe():
 
 
 def test_without_jitter_an_image_is_cropped_and_standardized(graph, noise):
-    top, left, flip, *_ = take(cifar10_input._draw(3, tf.constant(0, tf.int64), 50, 24), 1)[0]
-    images, _ = take(cifar10_input.distorted_inputs(noise, 50, seed=3, jitter=False), 1)[0]
-    images = noise.images[cifar10_input._shuffled(np.arange(50), 100, 3)]
-    for image, image, y, x, mirrored in zip(images, images, top, left, flip, strict=True):
-        crop = image[y : y + 24, x : x + 24].astype(np.float64)
+    distortions = crops.Distortions(jitter=False)
+    top, left, flip, *_ = take(crops.draw(3, tf.constant(0, tf.int64), 50, distortions), 1)[0]
+    images, _ = take(cifar10_input.distorted_inputs(noise, 50, seed=3, distortions=distortions), 1)[0]
+    originals = noise.images[order.shuffled(np.arange(50), 100, 3)]
+    for image, original, y, x, mirrored in zip(images, originals, top, left, flip, strict=True):
+        crop = original[y : y + 24, x : x + 24].astype(np.float64)
         crop = crop[:, ::-1] if mirrored else crop
         np.testing.assert_allclose(image, (crop - crop.mean()) / crop.std(), atol=1e-4)
 
 
 def test_workers_get_the_slices_of_one_input(graph, noise):
-    whole = take(cifar10_input.distorted_inputs(noise, 64, seed=2, **FAST.of_input), 3)[2]
-    step = tf.constant(2, tf.int64)
-    slices = [cifar10_input.distorted_slice(noise, step, 64, i, 32, seed=2, **FAST.of_input) for i in (0, 32)]
+    distortions = FAST.distortions(flip=True)
+    whole = take(cifar10_input.distorted_inputs(noise, 64, 2, distortions=distortions), 3)[2]
+    parts = [cifar10_input.training_batch(noise, 64, 2, 2, distortions, (i, 32))[:2] for i in (0, 32)]
+    assert parts[1][0].shape == [32, 24, 24, 3]
     for i, value in enumerate(whole):
-        np.testing.assert_array_equal(np.concatenate([part[i] for part in take(slices, 1)[0]]), value)
+        np.testing.assert_array_equal(np.concatenate([part[i] for part in take(parts, 1)[0]]), value)
 
 
 # --- runs ---
@@ -261,9 +280,9 @@ def test_the_tutorials_queue_is_for_the_tutorials_recipe(synthetic_dir, tmp_path
 def test_images_held_out_are_never_trained_on(synthetic_dir, tmp_path, monkeypatch):
     """An epoch, and a part of the next, of the others."""
     whole = records.load(datasets.SYNTHETIC, synthetic_dir, "train")
-    seen, shuffled = [], cifar10_input._shuffled
+    seen, shuffled = [], order.shuffled
 
-    def build_step(images, labels, global_step, learning_rate, num_classes):
+    def build(images, labels, global_step):
         return tf.assign_add(global_step, 1), tf.reduce_mean(tf.cast(labels, tf.float32))
 
     def spy(numbers, num_examples, seed):
@@ -278,11 +297,11 @@ def test_images_held_out_are_never_trained_on(synthetic_dir, tmp_path, monkeypat
         examples.labels[9_700:] = 10**6  # which would show in the loss
         return examples
 
-    monkeypatch.setattr(cifar10_input, "_shuffled", spy)
+    monkeypatch.setattr(order, "shuffled", spy)
     monkeypatch.setattr(records, "load", load_and_mark)
-    run = str(tmp_path / "run")
-    options = {"num_held_out": 300, "recipe": FAST, "max_steps": 12, "log_frequency": 1}
-    trainer.train(build_step, synthetic_dir, "synthetic", 970, run, **options)
+    data = trainer.TrainingData(Source(datasets.SYNTHETIC, synthetic_dir), num_held_out=300)
+    options = RunOptions(str(tmp_path / "run"), max_steps=12, log_frequency=1)
+    trainer.train(custom_step(build, 970), data, FAST, options)
     assert set(np.concatenate(seen)) == set(range(9_700))
     means = [*losses(tmp_path / "run").values()]
     assert np.mean(means[:10]) == pytest.approx(np.mean(whole.labels[:9_700]), rel=1e-5)

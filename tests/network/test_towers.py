@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import cifar10_input
 from cifar10.data import datasets, records
 from cifar10.machine import devices
-from cifar10.network import model, recipes, towers, training
+from cifar10.network import model, recipes, steps, towers, training
 
 STEPS = 50
 
@@ -17,23 +17,19 @@ STEPS = 50
 class Trainer:
     """A session that trains with a global batch of 128 in one tower or several."""
 
-    def __init__(self, examples, num_towers, recipe=recipes.TUTORIAL, **towers_options):
+    def __init__(self, examples, num_towers, recipe=recipes.TUTORIAL, variables_on="cpu"):
+        network = model.Network(seed=0, microbatch_size=32)
+        step = steps.OneDevice(network, 128)
+        if num_towers > 1:
+            tower_devices = tuple(devices.of_towers(num_towers))
+            step = towers.Towers(network, 128 // num_towers, devices=tower_devices, variables_on=variables_on)
         with tf.Graph().as_default() as self.graph:
             global_step = tf.train.get_or_create_global_step()
-            images, labels = cifar10_input.distorted_inputs(examples, 128, **recipe.of_input)
-            rate = training.scheduled(recipe.learning_rate, global_step, STEPS, 128)
-            options = {"seed": 0, "microbatch_size": 32}
-            if num_towers == 1:
-                self.loss = training.loss(model.inference(images, **options), labels, recipe.label_smoothing)
-                self.train_op = training.train(self.loss, global_step, rate, **recipe.of_update)
-            else:
-                tower_devices = devices.of_towers(num_towers)
-                options |= {"label_smoothing": recipe.label_smoothing, **recipe.of_update}
-                self.train_op, self.loss = towers.train(
-                    images, labels, tower_devices, global_step, rate, **options, **towers_options
-                )
+            images, labels = cifar10_input.distorted_inputs(examples, 128, distortions=recipe.distortions(flip=True))
+            rate = training.learning_rate(recipe.learning_rate, global_step, 128, max_steps=STEPS)
+            self.train_op, self.loss = step.build(images, labels, recipe, global_step, rate)
             self.variables = {variable.op.name: variable for variable in tf.global_variables()}
-            self.session = tf.Session(config=devices.session_config(4, num_towers))
+            self.session = tf.Session(config=step.session_config())
             self.session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
 
     def step(self, **options):
@@ -67,18 +63,21 @@ def test_towers_train_as_one_does_to_the_last_bit(examples, num_towers, recipe):
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("place", ["CPU:0", "CPU:1"])
-def test_towers_compute_on_their_own_devices_and_variables_and_updates_are_where_they_should(examples, place):
+@pytest.mark.parametrize(("variables_on", "place"), [("cpu", "CPU:0"), ("gpu", "CPU:1")])
+def test_towers_compute_on_their_own_devices_and_variables_and_updates_are_where_they_should(
+    examples, monkeypatch, variables_on, place
+):
     """In the graphs that TensorFlow has run; the second CPU stands for a GPU that holds the variables."""
-    trainer, metadata = Trainer(examples, 2, variables_device=f"/{place.lower()}"), tf.RunMetadata()
+    monkeypatch.setattr(devices, "of_towers", lambda num_towers: ["/cpu:1", "/cpu:0"])
+    trainer, metadata = Trainer(examples, 2, variables_on=variables_on), tf.RunMetadata()
     trainer.step(options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
     nodes = [node for graph in metadata.partition_graphs for node in graph.node]
     products = {node.name: node.device[-5:] for node in nodes if re.match(r"tower_\d/local3/Relu", node.name)}
     assert products == {
-        "tower_0/local3/Relu": "CPU:0",
-        "tower_0/local3/Relu_1": "CPU:0",
-        "tower_1/local3/Relu": "CPU:1",
-        "tower_1/local3/Relu_1": "CPU:1",
+        "tower_0/local3/Relu": "CPU:1",
+        "tower_0/local3/Relu_1": "CPU:1",
+        "tower_1/local3/Relu": "CPU:0",
+        "tower_1/local3/Relu_1": "CPU:0",
     }
     variables = {node.name: node.device[-5:] for node in nodes if node.op == "VarHandleOp"}
     assert len(variables) == 25
@@ -88,6 +87,8 @@ def test_towers_compute_on_their_own_devices_and_variables_and_updates_are_where
     assert len(updates) == 20 and {node.device[-5:] for node in updates} == {place}
 
 
-def test_towers_with_variables_elsewhere_train_as_one_does(examples):
-    one, several = Trainer(examples, 1), Trainer(examples, 2, variables_device="/cpu:1")
+def test_towers_with_variables_elsewhere_train_as_one_does(examples, monkeypatch):
+    one = Trainer(examples, 1)
+    monkeypatch.setattr(devices, "of_towers", lambda num_towers: ["/cpu:1", "/cpu:0"])
+    several = Trainer(examples, 2, variables_on="gpu")
     np.testing.assert_allclose([one.step() for _ in range(3)], [several.step() for _ in range(3)], rtol=1e-6)

@@ -1,11 +1,13 @@
 """Logits -> loss -> train op."""
 
+import dataclasses
+
 import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10.network import model, training
+from cifar10.network import model, recipes, training
 
 
 def softmax_cross_entropy(logits, labels):
@@ -13,13 +15,13 @@ def softmax_cross_entropy(logits, labels):
     return np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels])
 
 
-def build(batch=8, **options):
+def build(batch=8, recipe=recipes.TUTORIAL):
     """Returns (total loss, train op, global step) of the network on a fixed batch of noise."""
     rng = np.random.RandomState(0)
     images = tf.constant(rng.randn(batch, 24, 24, 3), tf.float32)
-    loss = training.loss(model.inference(images, seed=0), tf.constant(rng.randint(0, 10, batch)))
+    loss = training.loss(model.Network(seed=0)(images), tf.constant(rng.randint(0, 10, batch)))
     global_step = tf.train.get_or_create_global_step()
-    return loss, training.train(loss, global_step, tf.constant(0.1), **options), global_step
+    return loss, training.train(loss, global_step, tf.constant(0.1), recipe), global_step
 
 
 def test_loss_equals_numpy_and_includes_weight_decay(graph):
@@ -35,7 +37,7 @@ def test_loss_equals_numpy_and_includes_weight_decay(graph):
 
 
 def test_weight_decay_is_on_the_local_layers_only(graph):
-    model.inference(tf.zeros([1, 24, 24, 3]))
+    model.Network()(tf.zeros([1, 24, 24, 3]))
     assert [loss.op.name for loss in tf.get_collection("losses")] == ["local3/weight_loss", "local4/weight_loss"]
     weights = np.full([384, 192], 0.5)
     variable = next(v for v in tf.trainable_variables() if v.op.name == "local4/weights")
@@ -49,7 +51,7 @@ def test_weight_decay_is_on_the_local_layers_only(graph):
 )
 def test_learning_rate_at_both_sides_of_its_drops(graph, step, expected):
     """350 epochs of 50,000 images in batches of 128 are 136,718.75 steps."""
-    rate = training.learning_rate(tf.constant(step, tf.int64), batch_size=128)
+    rate = training.learning_rate(recipes.Staircase(), tf.constant(step, tf.int64), batch_size=128)
     with tf.Session() as session:
         np.testing.assert_allclose(session.run(rate), expected, rtol=1e-6)
 
@@ -87,7 +89,7 @@ def test_moving_averages_follow_the_updated_variables(graph):
 
 
 def test_moving_average_decay_is_capped(graph):
-    _, train_op, _ = build(moving_average_decay=0.15)
+    _, train_op, _ = build(recipe=dataclasses.replace(recipes.TUTORIAL, moving_average_decay=0.15))
     variable = tf.trainable_variables()[0]
     average = next(v for v in tf.global_variables() if v.op.name == f"{variable.op.name}/ExponentialMovingAverage")
     with tf.Session() as session:

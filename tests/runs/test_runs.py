@@ -29,6 +29,7 @@ from PIL import Image
 from cifar10 import serving
 from cifar10.data import datasets
 from cifar10.errors import DataError, RunError
+from cifar10.network import model, steps
 from cifar10.runs import checkpoints, history
 from cifar10.runs import run as run_module
 
@@ -221,6 +222,15 @@ def test_a_checkpoint_of_another_network_is_not_continued(synthetic_dir, tmp_pat
     assert before.items() <= {path.name: path.read_bytes() for path in tmp_path.iterdir()}.items()
 
 
+def train_for_five_steps(run, train_op, loss, save_summaries_steps):
+    """Trains, with a checkpoint after every step, what is no network."""
+    graph = run_module.TrainingGraph(train_op, loss, tf.constant(0.25), tf.constant(0.0, tf.float64))
+    options = run_module.RunOptions(
+        run.train_dir, max_steps=5, save_checkpoint_steps=1, save_summaries_steps=save_summaries_steps
+    )
+    run.train(graph, steps.OneDevice(model.Network(), 1), options)
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     """The loss of a step is that of the weights before it, so it does not tell."""
     with pytest.raises(RunError) as error, run_module.Run(str(tmp_path)) as run, tf.Graph().as_default():
@@ -228,8 +238,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
         weights = tf.get_variable("conv1/weights", initializer=[1.0, 2.0])
         with tf.control_dependencies([weights.assign(tf.where_v2(global_step < 2, weights, [np.inf, 2.0]))]):
             train_op = global_step.assign_add(1)
-        loss = tf.constant(1.0)
-        run.train(train_op, loss, tf.constant(0.25), 5, 1, save_checkpoint_steps=1, save_summaries_steps=0)
+        train_for_five_steps(run, train_op, tf.constant(1.0), save_summaries_steps=0)
     assert str(error.value) == (
         "step 3: conv1/weights is not finite at learning rate 0.25; training diverged. The last good checkpoint is "
         f"{tmp_path}/model.ckpt-2"
@@ -277,15 +286,7 @@ def diverging_run(train_dir, with_summaries):
             tf.summary.histogram("weights", loss[tf.newaxis])
         with tf.control_dependencies([loss]):
             train_op = global_step.assign_add(1)
-        run.train(
-            train_op,
-            loss,
-            tf.constant(0.25),
-            max_steps=5,
-            batch_size=1,
-            save_checkpoint_steps=1,
-            save_summaries_steps=int(with_summaries),
-        )
+        train_for_five_steps(run, train_op, loss, save_summaries_steps=int(with_summaries))
 
 
 @pytest.mark.parametrize("with_summaries", [False, True])

@@ -6,7 +6,9 @@ import re
 
 import published
 import pytest
-from helpers import run_script
+from helpers import SCRIPTS, run_script
+
+import cifar10
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,17 @@ def test_help_lists_every_flag(script, flags):
     for flag in [*flags.split(), "batch_size", "data_dir", "use_fp16", "dataset"]:
         assert re.search(rf"^ +--(\[no\])?{flag}: ", text, re.MULTILINE), flag
     assert "%%" not in text
+
+
+def test_a_script_says_its_version_whatever_else_it_lacks():
+    """One that needs other flags; all scripts get it from flags.main."""
+    assert run_script("cifar10_import_images", "--version", check=0).stdout == (
+        f"cifar10_import_images.py {cifar10.__version__}\n"
+    )
+    scripts = [*SCRIPTS.glob("cifar10_*.py")]
+    assert len(scripts) >= 10
+    for path in scripts:
+        assert "    flags.main(run" in path.read_text(), path
 
 
 @pytest.mark.parametrize(

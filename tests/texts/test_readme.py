@@ -41,6 +41,7 @@ def test_requirements_are_those_of_setup():
         if isinstance(node, ast.Call) and node.keywords
     )
     keywords = {keyword.arg: keyword.value for keyword in setup.keywords if keyword.arg}
-    assert (ROOT / "requirements.txt").read_text().split() == ast.literal_eval(keywords["install_requires"])
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ast.literal_eval(keywords["install_requires"])
     scripts = {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")}
     assert set(ast.literal_eval(keywords["scripts"])) == scripts
