@@ -201,6 +201,8 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
     waiting = _Waiting(checkpoint_dir)
     while True:
         started = time.time()
+        # Look first, ask afterwards whether the run has ended: the other way round, a checkpoint that is saved in
+        # between, and with it the end of the run, would be missed.
         found = _written(checkpoint_dir)
         new = [path for path in reversed(found) if found[path] != seen.get(path)]
         if new:

@@ -12,8 +12,7 @@ import tempfile
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input
-from cifar10.data import datasets, pictures
+from cifar10.data import crops, datasets, pictures
 from cifar10.errors import DataError, RunError, reason
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
@@ -156,7 +155,7 @@ def _probabilities(resized, checkpoint, num_classes, use_fp16, microbatch_size=0
       float32 [batch, num_classes].
     """
     with tf.name_scope("crop"):
-        images = cifar10_input.central_crop(resized)
+        images = crops.central_crop(resized)
     name = history.model(os.path.dirname(checkpoint))
     network = model.Network(name, num_classes, devices.compute_type(use_fp16), microbatch_size=microbatch_size)
     return tf.nn.softmax(network(images))

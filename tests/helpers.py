@@ -17,6 +17,7 @@ from PIL import Image
 from cifar10.data import datasets, records
 from cifar10.network import model, steps
 from cifar10.runs import checkpoints, history
+from cifar10.runs.run import RunOptions, TrainingGraph
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 
@@ -68,6 +69,13 @@ def arguments(data_dir, train_dir, **flags):
     """Returns the command-line arguments of what `train` does."""
     values = {**TRAIN_FLAGS, "data_dir": data_dir, "train_dir": train_dir, **flags}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def run_graph(run, train_op, loss, **options):
+    """Trains what is no network for five steps, at a learning rate of 0.25."""
+    graph = TrainingGraph(train_op, loss, tf.constant(0.25), tf.constant(0.0, tf.float64))
+    options = RunOptions(run.train_dir, max_steps=5, **options)
+    run.train(graph, steps.OneDevice(model.Network(), 1), options)
 
 
 def custom_step(build, batch_size=1):

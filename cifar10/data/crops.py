@@ -77,15 +77,20 @@ def distort(images, draws, image_size=IMAGE_SIZE):
       float32 [batch, image_size, image_size, 3].
     """
     top, left, flip, *jitter = draws
+    # Crop and flip are one gather for the whole batch, which is many times as fast as an op an image: an image becomes
+    # a row of pixels, [height * width, 3], of which those in the crop are looked up by their numbers. A flipped image
+    # has its columns in reverse order.
     pixel = tf.range(image_size)
-    rows = top[:, tf.newaxis] + pixel
+    rows = top[:, tf.newaxis] + pixel  # [batch, image_size]
     columns = left[:, tf.newaxis] + tf.where_v2(flip[:, tf.newaxis], pixel[tf.newaxis, ::-1], pixel[tf.newaxis])
     size = tf.shape(images)
     pixels = tf.reshape(images, [size[0], size[1] * size[2], datasets.DEPTH])
     cropped = tf.reshape(rows[:, :, tf.newaxis] * size[2] + columns[:, tf.newaxis, :], [size[0], image_size**2])
-    images = tf.cast(tf.gather(pixels, cropped, batch_dims=1), tf.float32)
+    images = tf.cast(tf.gather(pixels, cropped, batch_dims=1), tf.float32)  # [batch, image_size**2, 3]
     if jitter:
-        mean = tf.reduce_mean(images, axis=1, keepdims=True)  # of each colour; brightness moves it, contrast keeps it
+        # Brightness b adds to all pixels, x + b; contrast c stretches what differs from the mean m of each colour,
+        # (x - m) c + m. After one another they are x c + m (1 - c) + b, m being the mean before: one pass, not two.
+        mean = tf.reduce_mean(images, axis=1, keepdims=True)
         contrast, brightness = (drawn[:, tf.newaxis, tf.newaxis] for drawn in reversed(jitter))
         images = images * contrast + (mean * (1.0 - contrast) + brightness)
     images = tf.reshape(images, [-1, image_size, image_size, datasets.DEPTH])
@@ -104,6 +109,8 @@ def draw(seed, step, batch_size, distortions):
     Returns:
       [top, left, flip, brightness, contrast], each [batch_size], for `distort`.
     """
+    # Five numbers an image, for the whole batch at once whoever computes which part of it, so that workers and towers
+    # get what one device gets; and always all five, so that a recipe without flips or jitter leaves the crops alone.
     uniform = tf.random.stateless_uniform(
         [5, batch_size], seed=tf.stack([tf.constant(seed, tf.int64), step]), alg="philox"
     )

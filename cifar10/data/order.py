@@ -23,7 +23,7 @@ def permutation(seed, epoch, num_examples):
 def shuffled(numbers, num_examples, seed):
     """Returns which examples (int64 [batch]) those with the given numbers since the start of training are."""
     epochs, positions = np.divmod(numbers, num_examples)
-    index = np.empty_like(numbers)
+    index = np.empty_like(numbers)  # a batch may reach from one epoch into the next, or over several
     for epoch in np.unique(epochs):
         index[epochs == epoch] = permutation(seed, int(epoch), num_examples)[positions[epochs == epoch]]
     return index

@@ -109,6 +109,8 @@ def connect_locally(x, weights, biases):
     Returns:
       [n, h, w, filters].
     """
+    # Each place's 3x3 neighbours become its own vector, [n, h, w, 9 c], so that its filters are one matrix, [9 c, f].
+    # Nine shifted views of the padded image, side by side, are those vectors for all places at once.
     _, height, width, _ = x.shape.as_list()
     padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
     patches = tf.concat(

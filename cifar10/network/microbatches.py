@@ -67,6 +67,8 @@ def _copies(value, n):
     if n == 1:
         return [value]
 
+    # Left to itself, TensorFlow adds the gradients of a tensor's uses in the order in which it meets them, which is not
+    # the same in one tower of 128 and in two of 64. So each micro-batch uses a copy of its own, and the sum is ours.
     @tf.custom_gradient
     def copy(value):
         return [tf.identity(value) for _ in range(n)], lambda *upstream: pairwise_sum(upstream)

@@ -129,6 +129,8 @@ def save(saver, session, directory, global_step, keep):
     Raises:
       OSError or tf.errors.OpError: it could not be saved; the older ones are as before.
     """
+    # TensorFlow writes data and index one after the other and syncs neither; a process killed, or a disk filled, in
+    # between leaves an index without its data. So it writes elsewhere, and what readers look for moves last.
     saving = os.path.join(directory, SAVING)
     try:
         shutil.rmtree(saving, ignore_errors=True)
@@ -140,6 +142,7 @@ def save(saver, session, directory, global_step, keep):
         for name in names:
             os.replace(os.path.join(saving, name), os.path.join(directory, name))
         _sync(directory)
+        # Only now that the new one is safe may the state file name it, and an older one go.
         path = os.path.join(directory, f"{NAME}-{global_step}")
         earlier = [each for each in paths(directory) if each != path]
         too_many = max(0, len(earlier) + 1 - keep) if keep else 0

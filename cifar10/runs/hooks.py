@@ -126,7 +126,7 @@ class InputWaitHook(StepHook):
         return tf.train.SessionRunArgs(self._wait_ms)
 
     def after_step(self, step, results):
-        if step % self._every_steps:
+        if step % self._every_steps:  # a step without summaries
             self._waits += [results] if step > self.run.start_step else []
         elif self._waits:
             mean = sum(self._waits) / len(self._waits)
@@ -176,6 +176,7 @@ class SaveHook(StepHook):
     def end(self, session):
         if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == self.step:
             return
+        # The last save is the one that must not be lost: it is tried again, until there is room or a signal comes.
         while not self._try_to_save(self.step, f"trying again every {PAUSE_SECS:g} s"):
             pause_ends = time.time() + PAUSE_SECS
             while time.time() < pause_ends and not self._request.signum:

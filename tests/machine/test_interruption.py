@@ -10,7 +10,7 @@ import time
 
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import SCRIPTS, arguments, environment
+from helpers import SCRIPTS, arguments, environment, run_graph
 
 from cifar10.machine import signals
 from cifar10.runs import checkpoints, history
@@ -24,7 +24,9 @@ started = []
 def no_process_is_left():
     yield
     while started:
-        started.pop().kill()
+        process = started.pop()
+        process.kill()
+        process.communicate()
 
 
 def start(script, *args, ignoring=()):
@@ -115,7 +117,7 @@ def test_a_signal_ends_a_first_step_that_waits_for_its_input(tmp_path):
         threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
         begun = time.time()
         with pytest.raises(SystemExit) as ended, run_module.Run(str(tmp_path)) as run:
-            run.train(train_op, never, tf.constant(0.1), max_steps=5, batch_size=1, save_summaries_steps=0)
+            run_graph(run, train_op, never, save_summaries_steps=0)
     assert ended.value.code == 143 and time.time() - begun < 2.0 + WITHIN_SECS
     assert str(ended.value) == f"ended by SIGTERM at step 0; saved as {tmp_path}/model.ckpt-0"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -20,6 +20,7 @@ from helpers import (
     environment,
     evaluate,
     losses,
+    run_graph,
     run_script,
     train,
     write_noise,
@@ -29,7 +30,6 @@ from PIL import Image
 from cifar10 import serving
 from cifar10.data import datasets
 from cifar10.errors import DataError, RunError
-from cifar10.network import model, steps
 from cifar10.runs import checkpoints, history
 from cifar10.runs import run as run_module
 
@@ -120,7 +120,8 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(script, flag
         if ": step 12," in line:
             break
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert tf.train.latest_checkpoint(str(killed)).endswith("model.ckpt-10")
 
     run_script(script, *arguments(synthetic_dir, killed, max_steps=16, **flags), check=0)
@@ -222,15 +223,6 @@ def test_a_checkpoint_of_another_network_is_not_continued(synthetic_dir, tmp_pat
     assert before.items() <= {path.name: path.read_bytes() for path in tmp_path.iterdir()}.items()
 
 
-def train_for_five_steps(run, train_op, loss, save_summaries_steps):
-    """Trains, with a checkpoint after every step, what is no network."""
-    graph = run_module.TrainingGraph(train_op, loss, tf.constant(0.25), tf.constant(0.0, tf.float64))
-    options = run_module.RunOptions(
-        run.train_dir, max_steps=5, save_checkpoint_steps=1, save_summaries_steps=save_summaries_steps
-    )
-    run.train(graph, steps.OneDevice(model.Network(), 1), options)
-
-
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     """The loss of a step is that of the weights before it, so it does not tell."""
     with pytest.raises(RunError) as error, run_module.Run(str(tmp_path)) as run, tf.Graph().as_default():
@@ -238,7 +230,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
         weights = tf.get_variable("conv1/weights", initializer=[1.0, 2.0])
         with tf.control_dependencies([weights.assign(tf.where_v2(global_step < 2, weights, [np.inf, 2.0]))]):
             train_op = global_step.assign_add(1)
-        train_for_five_steps(run, train_op, tf.constant(1.0), save_summaries_steps=0)
+        run_graph(run, train_op, tf.constant(1.0), save_checkpoint_steps=1, save_summaries_steps=0)
     assert str(error.value) == (
         "step 3: conv1/weights is not finite at learning rate 0.25; training diverged. The last good checkpoint is "
         f"{tmp_path}/model.ckpt-2"
@@ -286,7 +278,7 @@ def diverging_run(train_dir, with_summaries):
             tf.summary.histogram("weights", loss[tf.newaxis])
         with tf.control_dependencies([loss]):
             train_op = global_step.assign_add(1)
-        train_for_five_steps(run, train_op, loss, save_summaries_steps=int(with_summaries))
+        run_graph(run, train_op, loss, save_checkpoint_steps=1, save_summaries_steps=int(with_summaries))
 
 
 @pytest.mark.parametrize("with_summaries", [False, True])
