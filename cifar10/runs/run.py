@@ -239,8 +239,8 @@ class Run:
             with session.graph.as_default():  # each thread has a default graph of its own
                 self._run_step(session, train_op, request)
 
-        # A signal cannot interrupt session.run, which is in C++ and may wait for minutes while a queue fills. So it runs
-        # in another thread while this one looks for a signal; closing the session cancels it. Later steps are short.
+        # A signal cannot interrupt session.run, which is in C++ and may wait for minutes while a queue fills. So this
+        # thread looks for signals while another runs the step; closing the session cancels it. Later steps are short.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             future = pool.submit(run_in_thread)
             while not concurrent.futures.wait([future], timeout=0.05).done:
