@@ -16,7 +16,7 @@ FACTOR = 2.0
 class LossScale:
     """The scale of one training graph.
 
-    It is a local variable, so checkpoints do not hold it: after a restart it finds its value again.
+    It is a local variable, so checkpoints do not hold it; it is saved beside them.
     """
 
     def __init__(self, initial=INITIAL_SCALE, growth_steps=GROWTH_STEPS):

@@ -154,7 +154,7 @@ def _with_weight_decay(gradients, variables, values, losses, weight_decay):
 def _accelerated(gradients, variables, global_step, learning_rate, momentum, finite):
     """Builds a step of Nesterov's accelerated gradient: m = momentum m + g, v = v - learning_rate (g + momentum m).
 
-    Each m is a local variable beside its variable v, so checkpoints do not hold it: after a restart it begins at 0.
+    Each m is a local variable beside its variable v, so checkpoints do not hold it; it is saved beside them.
     Source: Sutskever et al., On the importance of initialization and momentum in deep learning (2013), in the form of
     Bengio et al., Advances in Optimizing Recurrent Networks (2012).
     """

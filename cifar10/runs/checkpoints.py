@@ -2,6 +2,9 @@
 
 The newest checkpoint is the one of the highest step, whatever the state file `checkpoint` says: that may be damaged,
 out of date, or name the folder that the run was in before it was moved.
+
+A checkpoint holds the tutorial's tensors and no others. What else a training needs to go on exactly, such as momentum,
+is saved with it in files of their own, its companion: see save and restore_state.
 """
 
 import contextlib
@@ -9,6 +12,7 @@ import glob
 import os
 import re
 import shutil
+import typing
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -16,6 +20,7 @@ import tensorflow.compat.v1 as tf
 from cifar10.errors import reason
 
 NAME = "model.ckpt"
+COMPANION = "optimizer.ckpt"  # of momentum and loss scale, where a training has them
 STATE = "checkpoint"  # the file that names the newest one to readers
 SAVING = ".saving"  # folder below train_dir for the files of a checkpoint that is being written
 DAMAGED = "damaged-"  # goes before the name of a checkpoint that could not be read when a run was continued
@@ -110,14 +115,29 @@ def _remedy(shapes, missing, other):
     return "choose the directory of a run of this network"
 
 
-def save(saver, session, directory, global_step, keep):
+class Savers(typing.NamedTuple):
+    """What saves the variables of a graph: those of a checkpoint, and the others, which may be none (None)."""
+
+    checkpoint: tf.train.Saver
+    companion: tf.train.Saver | None
+
+
+def savers():
+    """Builds what saves the current graph's variables: the global ones in checkpoints, the local ones beside them."""
+    checkpoint = tf.train.Saver(max_to_keep=0)  # save itself deletes what is too old
+    local = tf.local_variables()
+    with tf.name_scope("save/"):  # with its slash, so that entering it again continues it
+        return Savers(checkpoint, tf.train.Saver(local, max_to_keep=0) if local else None)
+
+
+def save(savers, session, directory, global_step, keep):
     """Saves a checkpoint that is whole and on the disk before anything names it or an older one is deleted.
 
     The files are written in a folder of their own, synced, and moved, the index last: so readers, which look for it,
     see all of them or none.
 
     Args:
-      saver: tf.train.Saver; what it keeps and deletes itself is not used.
+      savers: the Savers.
       session: tf.Session.
       directory: where to save.
       global_step: int, for the name.
@@ -135,8 +155,11 @@ def save(saver, session, directory, global_step, keep):
     try:
         shutil.rmtree(saving, ignore_errors=True)
         os.makedirs(saving)
-        saver.save(session, os.path.join(saving, NAME), global_step=global_step, write_state=False)
-        names = sorted(os.listdir(saving), key=lambda name: name.endswith(".index"))
+        if savers.companion:
+            companion = os.path.join(saving, COMPANION)
+            savers.companion.save(session, companion, global_step, write_meta_graph=False, write_state=False)
+        savers.checkpoint.save(session, os.path.join(saving, NAME), global_step, write_state=False)
+        names = sorted(os.listdir(saving), key=lambda name: (name.startswith(NAME), name.endswith(".index")))
         for name in names:
             _sync(os.path.join(saving, name))
         for name in names:
@@ -154,6 +177,35 @@ def save(saver, session, directory, global_step, keep):
     return path
 
 
+def companion(path):
+    """Returns the path of what was saved with the checkpoint at `path` in files of their own."""
+    return os.path.join(os.path.dirname(path), f"{COMPANION}-{step(path)}")
+
+
+def restore_state(session, path):
+    """Restores the local variables of the session's graph from a checkpoint's companion, as far as they are there.
+
+    Args:
+      session: tf.Session, whose variables are initialized.
+      path: the checkpoint.
+
+    Returns:
+      The sorted names of those that were not there, or not readable, or of another shape: they are as they were.
+    """
+    found = {}
+    with contextlib.suppress(*UNREADABLE):
+        reader = tf.train.load_checkpoint(companion(path))
+        found = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    missing = []
+    for variable in session.graph.get_collection(tf.GraphKeys.LOCAL_VARIABLES):
+        value = found.get(variable.op.name)
+        if value is None or list(value.shape) != variable.shape.as_list():
+            missing.append(variable.op.name)
+        else:
+            session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+    return sorted(missing)
+
+
 def settle(directory, start):
     """Clears up after a run that was killed, before another continues from checkpoint `start` (None: from nothing).
 
@@ -166,23 +218,28 @@ def settle(directory, start):
         if start is not None and step(path) > step(start):
             for file in _files(path):
                 os.replace(file, os.path.join(directory, DAMAGED + os.path.basename(file)))
-    whole = set(paths(directory))
-    for file in glob.glob(os.path.join(glob.escape(directory), f"{NAME}-*")):
-        match = re.fullmatch(r"(.*-\d+)(_temp|\.data-\d+-of-\d+.*|\.meta)", file)
-        if match and match[1] not in whole and not os.path.exists(match[1]):  # which is one of TensorFlow before 0.12
-            if os.path.isdir(file):
-                shutil.rmtree(file, ignore_errors=True)
-            else:
-                os.remove(file)
+    whole = {step(path) for path in paths(directory)}
+    for name in os.listdir(directory):
+        match = re.fullmatch(rf"({NAME}|{COMPANION})-(\d+)(_temp|\.data-\d+-of-\d+.*|\.index|\.meta)", name)
+        if not match or int(match[2]) in whole:
+            continue
+        if os.path.exists(os.path.join(directory, f"{match[1]}-{match[2]}")):  # of TensorFlow before 0.12: one file
+            continue
+        file = os.path.join(directory, name)
+        if os.path.isdir(file):
+            shutil.rmtree(file, ignore_errors=True)
+        else:
+            os.remove(file)
 
 
 def _files(path):
-    return glob.glob(f"{glob.escape(path)}.*")
+    """Returns the files of a checkpoint and of its companion."""
+    return [file for each in (path, companion(path)) for file in glob.glob(f"{glob.escape(each)}.*")]
 
 
 def _remove(path):
     """Removes a checkpoint, its index first, so that no reader takes what is left for one."""
-    for file in sorted(_files(path), key=lambda file: not file.endswith(".index")):
+    for file in sorted(_files(path), key=lambda file: file != f"{path}.index"):
         with contextlib.suppress(OSError):
             os.remove(file)
 

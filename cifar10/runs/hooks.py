@@ -140,9 +140,9 @@ class SaveHook(StepHook):
     A disk that is full, or away, ends no run: training goes on, and a later save may succeed.
     """
 
-    def __init__(self, run, saver, event_file, options, request):
+    def __init__(self, run, savers, event_file, options, request):
         super().__init__(run)
-        self._saver = saver
+        self._savers = savers
         self._event_file = event_file
         steps = options.save_checkpoint_steps
         self._timer = tf.train.SecondOrStepTimer(
@@ -164,6 +164,8 @@ class SaveHook(StepHook):
             self._event_file.add_graph(session.graph)
             if self.run.checkpoint is None:
                 self._save(self.step)
+            else:
+                self._restore_state()
         except CANNOT_SAVE as error:
             raise self._given_up(self.step, error) from None
 
@@ -202,7 +204,18 @@ class SaveHook(StepHook):
         for variable, finite in zip(self._variables, self._session.run(self._finite), strict=True):
             if not finite:
                 raise self.run.diverged(steps_done, f"{variable.op.name} is not finite")
-        self.run.checkpoint = checkpoints.save(self._saver, self._session, self.run.train_dir, steps_done, self._keep)
+        self.run.checkpoint = checkpoints.save(self._savers, self._session, self.run.train_dir, steps_done, self._keep)
+
+    def _restore_state(self):
+        """Restores what is saved beside the checkpoint, and says what of it is not there."""
+        missing = checkpoints.restore_state(self._session, self.run.checkpoint)
+        if missing:
+            kinds = sorted({"momentum" if name.endswith("/Momentum") else "loss scale" for name in missing})
+            print(
+                f"{self.run.checkpoint}: has no {' and no '.join(kinds)} beside it, which now begins anew; the run "
+                "will not end as one that was never interrupted",
+                flush=True,
+            )
 
     def _given_up(self, steps_done, error):
         return RunError(

@@ -20,6 +20,8 @@ from cifar10.runs import checkpoints, events, history, hooks, profiling
 from cifar10.runs.journal import Journal
 
 LOCK = "trainer.lock"
+# What makes a run that is continued another one than it was: {name on record: what it means}.
+SAID_IF_CHANGED = {"batch_size": "images a step", "recipe": "recipe", "max_steps": "last step", "seed": "seed"}
 
 # The tutorial's, ours, and those of a run that was killed while it began.
 NAMES_OF_A_RUN = (
@@ -116,6 +118,7 @@ class Run:
                 checkpoints.settle(train_dir, self.checkpoint)
                 if self.checkpoint:
                     self.start_step = self.step = checkpoints.step(self.checkpoint)
+                self._say_changes(description)
                 self.record("start", step=self.start_step, **history.program(), **description)
             except OSError as error:
                 raise _cannot_write(train_dir, error) from None
@@ -158,6 +161,20 @@ class Run:
                 "would hold out; choose that, or another --train_dir, or --restart"
             )
 
+    def _say_changes(self, description):
+        """Says in a line what a run that is continued goes on with otherwise than before."""
+        changes = []
+        for name, meaning in SAID_IF_CHANGED.items():
+            before, now = history.recorded(self.train_dir, name), description.get(name)
+            if self.checkpoint and before is not None and now is not None and before != now:
+                changes.append(f"{meaning} {now} (before: {before})")
+        if changes:
+            print(
+                f"{self.train_dir}: goes on from step {self.start_step} with {', '.join(changes)}; learning rate: "
+                f"{description['learning_rate']}",
+                flush=True,
+            )
+
     def record(self, event, **values):
         """Appends one line to the run's record."""
         self._record.append({"event": event, **values})
@@ -193,15 +210,15 @@ class Run:
           signals.Interrupted: SIGTERM, SIGINT or SIGHUP came; the run was saved.
         """
         self._refuse_other_networks()
-        saver = tf.train.Saver(max_to_keep=0)
+        savers = checkpoints.savers()
         with signals.deferred() as request, events.EventFile(self.train_dir) as event_file:
             event_file.add_start(self.start_step)
             if opening is not None:
                 event_file.add_summary(opening, self.start_step)
-            save = hooks.SaveHook(self, saver, event_file, options, request)
+            save = hooks.SaveHook(self, savers, event_file, options, request)
             with tf.train.SingularMonitoredSession(
                 self._hooks(graph, step, options, save, event_file),
-                hooks.Scaffold(saver=saver),
+                hooks.Scaffold(saver=savers.checkpoint),
                 step.target,
                 step.session_config(),
                 checkpoint_filename_with_path=self.checkpoint,

@@ -124,6 +124,8 @@ def describe(step, data, recipe, options, examples):
         "data": examples.sha256,
         "model": step.network.name,
         "recipe": recipe.name,
+        "learning_rate": str(recipe.learning_rate),
+        "batch_size": step.global_batch_size,
         "max_steps": options.max_steps,
         **({"num_held_out": data.num_held_out} if data.num_held_out else {}),
         "seed": data.seed,

@@ -17,7 +17,7 @@ def network():
         tf.get_variable("softmax_linear/biases", initializer=np.zeros(3, np.float32))
         tf.train.get_or_create_global_step()
         session.run(tf.global_variables_initializer())
-        yield tf.train.Saver(max_to_keep=0), session
+        yield checkpoints.savers(), session
 
 
 def save(network, directory, *steps, keep=0):

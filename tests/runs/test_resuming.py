@@ -1,0 +1,138 @@
+"""A run that was interrupted ends as one that was not, to the last bit, whatever it is trained with."""
+
+import os
+import signal
+
+import numpy as np
+import published
+import pytest
+import tensorflow.compat.v1 as tf
+from helpers import assert_equal_to_the_last_bit, final, losses, train
+
+from cifar10.machine import devices, signals
+from cifar10.network import loss_scaling
+from cifar10.runs import checkpoints, history, hooks
+from cifar10.runs.journal import Journal
+
+MOMENTUM = {f"{name}/Momentum": shape for name, shape in published.VARIABLES.items()}
+LOSS_SCALE = {"loss_scale": [], "loss_scale_good_steps": []}
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """A function of a step, at whose end the process gets SIGTERM; each time training comes to it first."""
+    steps = set()
+    after_step = hooks.ConsoleHook.after_step
+
+    def spy(self, step, results):
+        if step in steps:
+            steps.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(self, step, results)
+
+    monkeypatch.setattr(hooks.ConsoleHook, "after_step", spy)
+    return steps.add
+
+
+def companion(train_dir):
+    """Returns {name: value} of what is saved beside the newest checkpoint."""
+    reader = tf.train.load_checkpoint(checkpoints.companion(checkpoints.paths(str(train_dir))[-1]))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def train_with_an_interruption(data_dir, train_dir, interrupt_at, step, **flags):
+    interrupt_at(step)
+    with pytest.raises(signals.Interrupted):
+        train(data_dir, train_dir, **flags)
+    assert checkpoints.step(checkpoints.paths(str(train_dir))[-1]) == step + 1
+    train(data_dir, train_dir, **flags)
+
+
+TOWERS = {"script": "cifar10_multi_gpu_train", "num_gpus": 2, "batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dtype", "form", "state"),
+    [
+        ("fast", "float32", {}, MOMENTUM),
+        ("fast", "float32", TOWERS, MOMENTUM),
+        ("fast", "bfloat16", {}, MOMENTUM),
+        ("fast", "bfloat16", TOWERS, MOMENTUM),
+        ("fast", "float16", {}, MOMENTUM | LOSS_SCALE),
+        ("fast", "float16", TOWERS, MOMENTUM | LOSS_SCALE),
+        ("tutorial", "float16", {}, LOSS_SCALE),
+        ("tutorial", "float16", TOWERS, LOSS_SCALE),
+        ("tutorial", "bfloat16", {}, None),
+        ("tutorial", "float32", TOWERS, None),
+    ],
+)
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    synthetic_dir, tmp_path, monkeypatch, interrupt_at, capsys, recipe, dtype, form, state
+):
+    """The loss scale grows every third step, so that its count matters too."""
+    monkeypatch.setattr(devices, "compute_type", lambda use_fp16: dtype)
+    scale = loss_scaling.LossScale
+    monkeypatch.setattr(loss_scaling, "of_type", lambda dtype: scale(growth_steps=3) if dtype == "float16" else None)
+    flags = {"recipe": recipe, "max_steps": 9, "save_summaries_steps": 0, **form}
+    train(synthetic_dir, tmp_path / "expected", **flags)
+    train_with_an_interruption(synthetic_dir, tmp_path / "found", interrupt_at, 4, **flags)
+    assert "begins anew" not in capsys.readouterr().out
+    found, expected = final(tmp_path / "found"), final(tmp_path / "expected")
+    assert expected["global_step"] == 9
+    assert_equal_to_the_last_bit(found, expected)
+    assert losses(tmp_path / "found") == losses(tmp_path / "expected")
+    if state is None:
+        assert not list((tmp_path / "found").glob(f"{checkpoints.COMPANION}*"))
+        return
+    found, expected = companion(tmp_path / "found"), companion(tmp_path / "expected")
+    assert {name: list(value.shape) for name, value in expected.items()} == state
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    if "loss_scale" in expected:
+        assert expected["loss_scale"] == 2.0**15 * 2.0**3
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut"])
+def test_missing_momentum_is_said_and_begins_anew(synthetic_dir, tmp_path, interrupt_at, capsys, damage):
+    interrupt_at(2)
+    with pytest.raises(signals.Interrupted):
+        train(synthetic_dir, tmp_path, recipe="fast", max_steps=5)
+    for file in tmp_path.glob(f"{checkpoints.COMPANION}-3.*"):
+        file.unlink() if damage == "removed" else file.write_bytes(file.read_bytes()[:100])
+    capsys.readouterr()
+    train(synthetic_dir, tmp_path, recipe="fast", max_steps=5)
+    said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
+    assert said == [
+        f"{tmp_path}/model.ckpt-3: has no momentum beside it, which now begins anew; the run will not end as one that "
+        "was never interrupted"
+    ]
+
+
+def test_a_companion_comes_and_goes_with_its_checkpoint(synthetic_dir, tmp_path):
+    train(synthetic_dir, tmp_path, recipe="fast", max_steps=6, save_checkpoint_steps=2, keep_checkpoints=2)
+    steps = [checkpoints.step(path) for path in checkpoints.paths(str(tmp_path))]
+    assert steps == [4, 6]
+    for step in steps:
+        reader = tf.train.load_checkpoint(str(tmp_path / f"model.ckpt-{step}"))
+        assert reader.get_variable_to_shape_map() == published.CHECKPOINT
+    files = {path.name for path in tmp_path.glob(f"{checkpoints.COMPANION}*")}
+    endings = ("index", "data-00000-of-00001")
+    assert files == {f"{checkpoints.COMPANION}-{step}.{ending}" for step in steps for ending in endings}
+    for ending in endings:  # what is left where a process is killed before the checkpoint itself is there
+        (tmp_path / f"{checkpoints.COMPANION}-5.{ending}").write_bytes(b"debris")
+    checkpoints.settle(str(tmp_path), str(tmp_path / "model.ckpt-6"))
+    assert files == {path.name for path in tmp_path.glob(f"{checkpoints.COMPANION}*")}
+
+
+def test_what_a_run_goes_on_with_otherwise_is_said_and_on_record(synthetic_dir, tmp_path, capsys):
+    train(synthetic_dir, tmp_path, max_steps=2)
+    capsys.readouterr()
+    train(synthetic_dir, tmp_path, max_steps=2)
+    assert "goes on" not in capsys.readouterr().out
+    train(synthetic_dir, tmp_path, max_steps=4, batch_size=8, recipe="fast", seed=7)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"{tmp_path}: goes on from step 2 with images a step 8 (before: 16), recipe fast (before: tutorial), "
+        "last step 4 (before: 2), seed 7 (before: 0); learning rate: from 0.006 to 0.03 in 20% of the steps, then to 0"
+    )
+    start = Journal(str(tmp_path / history.RECORD)).last(event="start")
+    assert (start["batch_size"], start["recipe"], start["max_steps"], start["seed"]) == (8, "fast", 4, 7)
