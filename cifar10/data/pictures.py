@@ -144,6 +144,8 @@ def load(name, crop="central"):
       DataError: it cannot be read, is no regular file, is of another kind, damaged or too large.
     """
     with _opened(name) as file:
+        if file.seek(0, os.SEEK_END) > MAX_BYTES:
+            raise DataError(f"{printable(name)}: has more than {MAX_BYTES} bytes, which is too large for a picture")
         try:
             with Image.open(file, formats=FORMATS) as image, _decoded.taken(_bounded(image)):
                 return fit(_rgb(image), crop)
@@ -153,26 +155,20 @@ def load(name, crop="central"):
 
 def _opened(name):
     """Returns a file, or what standard input holds, as a binary file; the caller closes it."""
+    if name == STDIN:
+        return io.BytesIO(sys.stdin.buffer.read(MAX_BYTES + 1))
     try:
-        if name == STDIN:
-            contents = sys.stdin.buffer.read(MAX_BYTES + 1)
-            size, file = len(contents), io.BytesIO(contents)
-        else:
-            status = os.stat(name)
-            if stat.S_ISDIR(status.st_mode):
-                os.listdir(name)  # which raises an error for one that cannot be listed
-                raise DataError(f"{printable(name)}: holds no pictures; they end in {' '.join(EXTENSIONS)}")
-            if not stat.S_ISREG(status.st_mode):  # opening a named pipe waits until somebody writes to it
-                raise DataError(f"{printable(name)}: is no regular file; what a pipe holds is read from {STDIN}")
-            size, file = status.st_size, open(name, "rb")  # noqa: SIM115
-    except OSError as error:
+        mode = os.stat(name).st_mode
+        if stat.S_ISREG(mode):
+            return open(name, "rb")
+        if stat.S_ISDIR(mode):
+            os.listdir(name)  # which raises an error for one that cannot be listed
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise DataError(f"{printable(name)}: cannot be read ({reason(error)})") from None
-    except ValueError as error:  # a null byte in the name
-        raise DataError(f"{printable(name)}: cannot be read ({error})") from None
-    if size > MAX_BYTES:
-        file.close()
-        raise DataError(f"{printable(name)}: has more than {MAX_BYTES} bytes, which is too large for a picture")
-    return file
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{printable(name)}: holds no pictures; they end in {' '.join(EXTENSIONS)}")
+    # Opening a named pipe would wait until somebody writes to it.
+    raise DataError(f"{printable(name)}: is no regular file; what a pipe holds is read from {STDIN}")
 
 
 def _bounded(image):
@@ -216,6 +212,7 @@ _decoded = _Budget(MAX_PIXELS)
 def _rgb(image):
     """Returns an image upright and in RGB."""
     image.load()
+    image.info.pop("transparency", None)  # of which convert would warn
     turn = _TURNS.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)
