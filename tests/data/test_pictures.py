@@ -177,7 +177,7 @@ DAMAGED = {
     "bmp, cut": FILES["bmp"][:-100],
     "webp, cut": not_exported(RGB)["webp"][0][:-100],
 }
-NONE = {"empty": b"", "text": b"hello, world", "one byte": b"B", "postscript": encode(RGB, "EPS")}
+NONE = {"empty": b"", "text": b"hello, world", "one byte": b"B", "postscript": encode(RGB, "EPS"), "netpbm": encode(RGB, "PPM")}
 
 
 def test_what_cannot_be_decoded_is_an_error_of_one_line_that_names_the_kind(load, tmp_path):
