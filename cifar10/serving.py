@@ -1,6 +1,7 @@
 """Checkpoint -> predictions: of picture files here; elsewhere, as a SavedModel or a TF Lite file."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ import tempfile
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10.data import crops, datasets, pictures
+from cifar10.data import crops, datasets, picture_ops, pictures
 from cifar10.errors import DataError, RunError, reason
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
@@ -60,67 +61,104 @@ def find_checkpoint(checkpoint, checkpoint_dir):
     return path
 
 
-class Predictor:
-    """The network of one checkpoint, in a session: picture files -> probabilities."""
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """The network of one checkpoint, and how to use it.
 
-    def __init__(
-        self, checkpoint, num_classes, crop="central", batch_size=128, use_fp16=False, use_moving_averages=True
-    ):
-        """Builds the graph and restores the checkpoint.
+    Attributes:
+      checkpoint: path, `…/model.ckpt-<step>`; the record of the run beside it says which network it is of, the
+        tutorial's if there is none.
+      class_names: what its logits stand for, in label order.
+      crop: which part of an image it sees: see pictures.fit.
+      use_fp16: whether to compute in half precision, in the type that evaluation takes, too.
+      use_moving_averages: whether to restore the moving averages in place of the variables.
+    """
+
+    checkpoint: str
+    class_names: tuple[str, ...]
+    crop: str = "central"
+    use_fp16: bool = False
+    use_moving_averages: bool = True
+
+    @property
+    def image_shape(self):
+        """What it takes, before the evaluation's crop: (height, width, depth)."""
+        return (pictures.SIZES[self.crop],) * 2 + (datasets.DEPTH,)
+
+    def probabilities(self, images, microbatch_size=0):
+        """Builds the probability of each class.
 
         Args:
-          checkpoint: path, `…/model.ckpt-<step>`.
-          num_classes: number of logits a picture.
-          crop: which part of a picture the network sees: see pictures.resize.
-          batch_size: pictures computed together; the result does not depend on it.
-          use_fp16: whether to compute in half precision: see model.inference.
-          use_moving_averages: whether to restore the moving averages in place of the variables.
+          images: uint8 [batch, *image_shape].
+          microbatch_size: see model.Network.
+
+        Returns:
+          float32 [batch, num_classes].
+        """
+        with tf.name_scope("crop"):
+            images = crops.central_crop(images)
+        name, dtype = history.model(os.path.dirname(self.checkpoint)), devices.compute_type(self.use_fp16)
+        network = model.Network(name, len(self.class_names), dtype, microbatch_size=microbatch_size)
+        return tf.nn.softmax(network(images))
+
+    def restore(self, session):
+        """Restores the variables of the default graph, after a look whether they are what the checkpoint holds.
 
         Raises:
           RunError: the checkpoint is damaged, of another network, or holds values that are not finite.
         """
-        self._checkpoint = checkpoint
+        variables = {variable.op.name: variable for variable in tf.trainable_variables()}
+        if self.use_moving_averages:
+            variables = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY).variables_to_restore()
+        if fault := checkpoints.fault(self.checkpoint):
+            raise RunError(f"{self.checkpoint}: {fault}; choose another --checkpoint")
+        if difference := checkpoints.difference(self.checkpoint, variables):
+            raise RunError(f"{self.checkpoint}: {difference}")
+        tf.train.Saver(variables).restore(session, self.checkpoint)
+
+
+class Predictor:
+    """A trained network in a session: picture files -> probabilities."""
+
+    def __init__(self, network, batch_size=128):
+        """Builds the graph and restores the checkpoint.
+
+        Args:
+          network: a TrainedNetwork.
+          batch_size: images computed together; the result does not depend on it.
+
+        Raises:
+          RunError: the checkpoint is damaged, of another network, or holds values that are not finite.
+        """
+        self._crop = network.crop
         microbatch_size = microbatches.size(None)
         config = devices.session_config(microbatches.count(batch_size, microbatch_size))
         devices.set_process_threads(config)
         with tf.Graph().as_default():
-            self._contents = tf.placeholder(tf.string, [])
-            self._resized = pictures.resize(pictures.decode(self._contents), crop)
-            self._batch = tf.placeholder(tf.uint8, [batch_size, *self._resized.shape])
-            self._probabilities = _probabilities(self._batch, checkpoint, num_classes, use_fp16, microbatch_size)
+            self._batch = tf.placeholder(tf.uint8, [batch_size, *network.image_shape])
+            self._probabilities = network.probabilities(self._batch, microbatch_size)
             self._session = tf.Session(config=config)
-            _restore(self._session, checkpoint, use_moving_averages)
+            network.restore(self._session)
 
     def predict(self, names):
         """Yields (name, probabilities) for each picture, in order; a batch of them is in memory at a time.
 
         Args:
-          names: iterable of names for pictures.read.
+          names: iterable of names for pictures.load.
 
         Yields:
           Pairs of the name and either float32 [num_classes], in label order, or the DataError that says why not.
         """
         names = iter(names)
         while chunk := list(itertools.islice(names, self._batch.shape[0])):
-            prepared = [self._prepare(name) for name in chunk]
-            batch = np.zeros(self._batch.shape, np.uint8)  # what no picture fills is computed in vain
-            for i, picture in enumerate(prepared):
-                if not isinstance(picture, DataError):
-                    batch[i] = picture
+            images = list(pictures.load_each(chunk, self._crop))
+            batch = np.zeros(self._batch.shape, np.uint8)  # what no image fills is computed in vain
+            for i, image in enumerate(images):
+                if not isinstance(image, DataError):
+                    batch[i] = image
             probabilities = self._session.run(self._probabilities, {self._batch: batch})
-            for i, picture in enumerate(prepared):
-                yield chunk[i], picture if isinstance(picture, DataError) else probabilities[i]
-
-    def _prepare(self, name):
-        """Returns a resized picture, uint8 [size, size, 3], or the DataError of one that cannot be had."""
-        try:
-            return self._session.run(self._resized, {self._contents: pictures.read(name)})
-        except DataError as error:
-            return error
-        except tf.errors.OpError as error:
-            why = next(line for line in error.message.splitlines() if line and "execution error" not in line)
-            why = re.sub(r"assertion failed: \[(.*)\]", r"\1", why)
-            return DataError(f"{pictures.printable(name)}: cannot be decoded ({why})")
+            for name, image, values in zip(chunk, images, probabilities, strict=False):  # the batch may be longer
+                yield name, image if isinstance(image, DataError) else values
 
     def close(self):
         self._session.close()
@@ -143,108 +181,73 @@ def as_json(picture, predictions):
     return json.dumps({"picture": picture, "predictions": predictions})
 
 
-def _probabilities(resized, checkpoint, num_classes, use_fp16, microbatch_size=0):
-    """Builds the probability of each class.
+def export(network, export_dir, tflite=False):
+    """Writes a trained network as a SavedModel, whole or not at all.
+
+    Its signatures take a batch of images of any number. `serving_default` takes image_bytes, string [batch], files'
+    bytes of the kinds that picture_ops takes; one that it refuses fails the batch. `serving_uint8` takes images, uint8
+    [batch, height, width, 3]. Both return classes, string [batch, num_classes], and probabilities, float32 [batch,
+    num_classes], most probable first.
 
     Args:
-      resized: uint8 [batch, size, size, 3], as from pictures.resize.
-      checkpoint: path; the record of the run beside it says which network it is of, the tutorial's if there is none.
-      num_classes, use_fp16, microbatch_size: see model.inference.
-
-    Returns:
-      float32 [batch, num_classes].
-    """
-    with tf.name_scope("crop"):
-        images = crops.central_crop(resized)
-    name = history.model(os.path.dirname(checkpoint))
-    network = model.Network(name, num_classes, devices.compute_type(use_fp16), microbatch_size=microbatch_size)
-    return tf.nn.softmax(network(images))
-
-
-def _restore(session, checkpoint, use_moving_averages):
-    """Restores the variables of the default graph, after a look whether they are what the checkpoint holds.
-
-    Raises:
-      RunError: the checkpoint is damaged, of another network, or holds values that are not finite.
-    """
-    variables = {variable.op.name: variable for variable in tf.trainable_variables()}
-    if use_moving_averages:
-        variables = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY).variables_to_restore()
-    if fault := checkpoints.fault(checkpoint):
-        raise RunError(f"{checkpoint}: {fault}; choose another --checkpoint")
-    if difference := checkpoints.difference(checkpoint, variables):
-        raise RunError(f"{checkpoint}: {difference}")
-    tf.train.Saver(variables).restore(session, checkpoint)
-
-
-def export(checkpoint, names, export_dir, crop="central", use_fp16=False, use_moving_averages=True, tflite=False):
-    """Writes the network of one checkpoint as a SavedModel, whole or not at all.
-
-    Its signatures take a batch of pictures of any number: `serving_default` takes image_bytes, string [batch], files'
-    bytes as pictures.decode wants them; `serving_uint8` takes images, uint8 [batch, height, width, 3]. Both return
-    classes, string [batch, num_classes], and probabilities, float32 [batch, num_classes], most probable first.
-
-    Args:
-      checkpoint: path, `…/model.ckpt-<step>`.
-      names: the class names, in label order.
+      network: a TrainedNetwork.
       export_dir: the folder to write; it may exist if it is empty. TensorFlow Serving wants a number as its name.
-      crop, use_fp16, use_moving_averages: see Predictor.
       tflite: whether to write TFLITE_FILE and LABELS_FILE into it too: see _write_tflite.
 
     Raises:
       RunError: export_dir holds something or cannot be written, or the checkpoint is as in Predictor.
     """
-    if tflite and use_fp16:
+    if tflite and network.use_fp16:
         raise RunError("--tflite: TF Lite does not compute in bfloat16; export it without --use_fp16")
     with _new_folder(export_dir) as folder:
-        _write_saved_model(folder, checkpoint, names, crop, use_fp16, use_moving_averages)
+        _write_saved_model(folder, network)
         if tflite:
-            _write_tflite(folder, checkpoint, names, crop, use_moving_averages)
+            _write_tflite(folder, network)
 
 
-def _write_saved_model(folder, checkpoint, names, crop, use_fp16, use_moving_averages):
-    def resized(contents):
-        return pictures.resize(pictures.decode(contents), crop)
+def _write_saved_model(folder, network):
+    num_classes = len(network.class_names)
 
-    def signature(inputs, resized):
+    def signature(inputs, images):
         with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-            probabilities = _probabilities(resized, checkpoint, len(names), use_fp16)
-        probabilities, order = tf.math.top_k(probabilities, len(names))
-        outputs = {"classes": tf.gather(tf.constant(names), order), "probabilities": probabilities}
+            probabilities, order = tf.math.top_k(network.probabilities(images), num_classes)
+        outputs = {"classes": tf.gather(tf.constant(network.class_names), order), "probabilities": probabilities}
         return tf.saved_model.predict_signature_def(inputs, outputs)
+
+    def read(contents):
+        return picture_ops.fit(picture_ops.decode(contents), network.crop)
 
     with tf.Graph().as_default(), tf.Session() as session:
         image_bytes = tf.placeholder(tf.string, [None])
         images = tf.placeholder(tf.uint8, [None, None, None, datasets.DEPTH])
         signatures = {
             "serving_default": signature(
-                {"image_bytes": image_bytes}, tf.map_fn(resized, image_bytes, fn_output_signature=tf.uint8)
+                {"image_bytes": image_bytes}, tf.map_fn(read, image_bytes, fn_output_signature=tf.uint8)
             ),
-            "serving_uint8": signature({"images": images}, pictures.resize(images, crop)),
+            "serving_uint8": signature({"images": images}, picture_ops.fit(images, network.crop)),
         }
-        _restore(session, checkpoint, use_moving_averages)
+        network.restore(session)
         _save(session, folder, signatures)
 
 
-def _write_tflite(folder, checkpoint, names, crop, use_moving_averages):
+def _write_tflite(folder, network):
     """Writes the network for TF Lite, which has no op for decoding nor for this resizing: they are left to the caller.
 
-    It takes one picture, `image`, uint8 [1, size, size, 3], already resized to size = pictures.SIZES[crop], and returns
-    `probabilities`, float32 [1, num_classes], in the order of LABELS_FILE.
+    It takes one image, `image`, uint8 [1, *image_shape], as from pictures.fit, and returns `probabilities`, float32
+    [1, num_classes], in the order of LABELS_FILE.
     """
-    size = pictures.SIZES[crop]
     with tempfile.TemporaryDirectory() as fixed:
         with tf.Graph().as_default(), tf.Session() as session:
-            image = tf.placeholder(tf.uint8, [1, size, size, datasets.DEPTH])
-            probabilities = _probabilities(image, checkpoint, len(names), use_fp16=False)
-            _restore(session, checkpoint, use_moving_averages)
+            image = tf.placeholder(tf.uint8, [1, *network.image_shape])
+            probabilities = network.probabilities(image)
+            network.restore(session)
             signature = tf.saved_model.predict_signature_def({"image": image}, {"probabilities": probabilities})
             _save(session, fixed, {"serving_default": signature})
         content = tf.compat.v2.lite.TFLiteConverter.from_saved_model(fixed).convert()
     with open(os.path.join(folder, TFLITE_FILE), "wb") as file:
         file.write(content)
     with open(os.path.join(folder, LABELS_FILE), "w", encoding="utf-8") as file:
-        file.writelines(f"{name}\n" for name in names)
+        file.writelines(f"{name}\n" for name in network.class_names)
 
 
 def _save(session, folder, signatures):

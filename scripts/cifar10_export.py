@@ -4,6 +4,9 @@
 It takes a batch of images, of any number: the signature serving_default takes the bytes of their files (image_bytes),
 serving_uint8 their pixels (images, uint8 [batch, height, width, 3]). Both return the classes' names and probabilities,
 most probable first, as cifar10_predict.py gives them.
+
+The files are JPEG, PNG, GIF, or BMP of 8, 24 or 32 bits without run lengths. WebP, which cifar10_predict.py takes too,
+needs more than a graph. One that is refused fails its batch.
 """
 
 from absl import flags as absl_flags
@@ -11,11 +14,11 @@ from absl import flags as absl_flags
 from cifar10 import flags, serving
 
 
-def run(*, export_dir, tflite, dataset, data_dir, checkpoint, checkpoint_dir, use_moving_averages, crop, use_fp16, **_):
-    """Exports; the parameters are the flags, of which batch_size is of no use here."""
+def run(*, export_dir, tflite, dataset, data_dir, checkpoint, checkpoint_dir, use_moving_averages, crop, use_fp16):
+    """Exports; the parameters are the flags."""
     path = serving.find_checkpoint(checkpoint, checkpoint_dir)
     names = serving.class_names(dataset, data_dir, path)
-    serving.export(path, names, export_dir, crop, use_fp16, use_moving_averages, tflite)
+    serving.export(serving.TrainedNetwork(path, names, crop, use_fp16, use_moving_averages), export_dir, tflite)
     print(f"Exported {path} to {export_dir}", flush=True)
 
 
@@ -35,6 +38,7 @@ def define_flags():
 
 
 if __name__ == "__main__":
+    del absl_flags.FLAGS.batch_size  # an export takes any number of images
     flags.define_serving_flags()
     define_flags()
     flags.main(run)

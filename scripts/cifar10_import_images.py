@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes a data set of your own pictures: afterwards --dataset=images with the same --data_dir trains on them.
 
-The pictures (JPEG, PNG, BMP, GIF, of any size) are in one folder per class, whose name is the class's:
+The pictures (JPEG, PNG, BMP, GIF, WebP, of any size) are in one folder per class, whose name is the class's:
   PICTURES/cat/1.jpg PICTURES/cat/2.jpg PICTURES/dog/1.png ...
 They are split into training and test pictures, class by class, by chance; or as they are, where PICTURES holds two
 folders train and test that have a folder per class each. Or they are listed in a CSV file.
 
-A picture that is not 32x32 loses what is outside of its largest central square, and is scaled. One that cannot be read
-is named and left out, and the exit code still is 0. One with the same pixels as another is named and kept.
+Each is read as cifar10_predict.py reads it: one that is not 32x32 loses what is outside of its largest central square,
+and is scaled. One that cannot be read is named and left out, and the exit code still is 0. One with the same pixels as
+another is named and kept.
 """
 
 import os

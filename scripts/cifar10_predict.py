@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Tells what pictures show: cifar10_predict.py [flags] picture...
 
-A picture is a JPEG, PNG, BMP or GIF file of any size; a folder, for all of them in it and its subfolders; or -, for one
-on standard input. Each gets a line with the most probable classes and their probabilities (softmax). One that cannot be
-read is reported on standard error and passed over, and the exit code then is 1.
+A picture is a JPEG, PNG, BMP, GIF or WebP file of any size; a folder, for all of them in it and its subfolders; or -,
+for one on standard input. Each gets a line with the most probable classes and their probabilities (softmax). One that
+cannot be read is reported on standard error and passed over, and the exit code then is 1.
 
-JPEG files are turned as their Exif orientation says. Of a GIF the first frame counts. Transparency is ignored.
+Exif orientation is followed. Of an animation the first frame counts. Transparency is ignored.
 """
 
 import os
@@ -39,7 +39,8 @@ def run(
     names = serving.class_names(dataset, data_dir, path)
     if top_k > len(names):
         raise RunError(f"--top_k={top_k}: there are only {len(names)} classes; give a number up to that")
-    predictor = serving.Predictor(path, len(names), crop, batch_size, use_fp16, use_moving_averages)
+    network = serving.TrainedNetwork(path, names, crop, use_fp16, use_moving_averages)
+    predictor = serving.Predictor(network, batch_size)
     line = serving.as_json if json else serving.as_text
     total = failed = 0
     for picture, result in predictor.predict(picture_files.find(pictures)):

@@ -8,6 +8,7 @@ import pathlib
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import published
@@ -236,38 +237,159 @@ RGB = scene(30, 40)
 GREY = Image.fromarray(RGB).convert("L")
 
 
-FILES = {
-    "png": encode(RGB, "PNG"),
-    "png, palette": encode(palette(RGB), "PNG"),
-    "png, grey": encode(GREY, "PNG"),
-    "png, black and white": encode(Image.fromarray(RGB).convert("1"), "PNG"),
-    "jpeg": encode(RGB, "JPEG", quality=60),
-    "jpeg, progressive": encode(RGB, "JPEG", progressive=True, subsampling=2),
-    "jpeg, grey": encode(GREY, "JPEG"),
-    "jpeg, CMYK": encode(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
-    "bmp": encode(RGB, "BMP"),
-    "bmp, grey": encode(GREY, "BMP"),
-    "bmp, palette": encode(palette(RGB), "BMP"),
-    "gif": encode(palette(RGB), "GIF"),
-    "gif, animated": encode(palette(RGB), "GIF", save_all=True, append_images=[palette(scene(30, 40, seed=1))]),
-}
-
-
-def with_orientation(number, order, first=True):
-    """Returns a JPEG file of RGB that states its orientation.
+def png(samples, kind, bits=8, interlaced=False, palette=b"", transparency=b""):
+    """Returns a PNG file (ISO/IEC 15948) of kinds that Pillow does not write.
 
     Args:
-      number: the orientation.
-      order: the byte order of the Exif segment, < or >.
-      first: whether that is the file's first segment, as the standard has it, or follows JFIF's, as cameras write it.
+      samples: integers [height, width, channels].
+      kind: its colour type: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha.
+      bits: of a sample.
+      interlaced: whether the rows come in Adam7's seven passes.
+      palette, transparency: contents of the chunks PLTE and tRNS; left out where empty.
     """
+
+    def rows(samples):
+        height, width, channels = samples.shape
+        if not samples.size:
+            return b""
+        planes = (samples.reshape(height, width * channels, 1) >> np.arange(bits)[::-1]) & 1
+        packed = np.packbits(planes.reshape(height, -1).astype(np.uint8), axis=1)
+        return np.pad(packed, [(0, 0), (1, 0)]).tobytes()  # each row begins with its filter, 0
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = passes if interlaced else [(0, 0, 1, 1)]
+    height, width, _ = samples.shape
+    data = b"".join(rows(samples[top::down, left::across]) for top, left, down, across in passes)
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"tRNS", transparency), (b"IDAT", zlib.compress(data))]
+    content = b"".join(chunk(name, content) for name, content in chunks if content)
+    return b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b"")
+
+
+def gif(image, place=(0, 0), margin=(0, 0), **options):
+    """Returns a GIF file whose frame lies at `place` (left, top) of a canvas with a `margin` (right, bottom) beside it.
+
+    Args:
+      image: PIL.Image of mode P.
+      place, margin: pixels.
+      options: of Pillow.
+    """
+    content = bytearray(encode(image, "GIF", **options))
+    struct.pack_into("<HH", content, 6, *(sum(sizes) for sizes in zip(image.size, place, margin, strict=True)))
+    start = 13 + 3 * 2 ** (content[10] % 8 + 1)
+    struct.pack_into("<HH", content, content.index(b"\x2c\0\0\0\0", start) + 1, *place)
+    return bytes(content)
+
+
+def jpegs(image):
+    """Returns {kind: JPEG file}; image: uint8 [height, width, 3]."""
+    grey, other = Image.fromarray(image).convert("L"), Image.fromarray(image[::-1])
+    return {
+        "jpeg": encode(image, "JPEG", quality=60),
+        "jpeg, progressive": encode(image, "JPEG", progressive=True, subsampling=2),
+        "jpeg, 4:4:4": encode(image, "JPEG", subsampling=0),
+        "jpeg, grey": encode(grey, "JPEG"),
+        "jpeg, CMYK": encode(Image.fromarray(image).convert("CMYK"), "JPEG"),
+        "jpeg, of two (MPO)": encode(image, "MPO", save_all=True, append_images=[other]),
+    }
+
+
+def lossless(image):
+    """Returns {kind: (file, the pixels in it)} of what predict, import and an exported model read.
+
+    Args:
+      image: uint8 [height, width, 3].
+    """
+    height, width, _ = image.shape
+    rng = np.random.RandomState(0)
+    alpha = rng.randint(0, 256, [height, width, 1], dtype=np.uint8)
+    low = rng.randint(0, 256, [height, width, 3], dtype=np.uint8)
+    deep = image.astype(np.uint16) * 256 + low
+    grey = image[..., :1]
+    of_four = [[0, 0, 0], [250, 10, 99], [9, 200, 30], [1, 2, 255]]
+    indices = image[..., :1] // 64
+    four = Image.fromarray(indices[..., 0])
+    four.putpalette(bytes(np.array(of_four, np.uint8)))
+    few = np.array(of_four, np.uint8)[indices[..., 0]]
+    many = palette(image)
+    many_rgb = np.asarray(many.convert("RGB"))
+    first, later = Image.fromarray(image), palette(image[::-1])
+    with_margin = np.pad(few, [(2, 4), (3, 5), (0, 0)])  # of black, which is the first colour
+    around = np.broadcast_to(np.uint8(of_four[2]), with_margin.shape).copy()
+    around[2:-4, 3:-5] = few
+
+    def threes(plane):
+        return np.repeat(plane, 3, axis=-1)
+
+    plte, trns = bytes(np.array(of_four, np.uint8)), bytes([0, 255, 99, 7])
+    return {
+        "png": (encode(image, "PNG"), image),
+        "png, alpha": (encode(np.dstack([image, alpha]), "PNG"), image),
+        "png, one transparent colour": (encode(image, "PNG", transparency=tuple(map(int, image[0, 0]))), image),
+        "png, interlaced": (png(image, 2, interlaced=True), image),
+        "png, 16 bits": (png(deep, 2, 16), image),
+        "png, 16 bits, alpha": (png(np.dstack([deep, alpha]), 6, 16), image),
+        "png, grey": (encode(grey[..., 0], "PNG"), threes(grey)),
+        "png, grey, alpha": (png(np.dstack([grey, alpha]), 4), threes(grey)),
+        "png, grey, 16 bits": (encode(deep[..., 0], "PNG"), threes(grey)),
+        "png, grey, 16 bits, alpha": (png(np.dstack([deep[..., :1], alpha]), 4, 16), threes(grey)),
+        "png, grey, 4 bits": (png(grey >> 4, 0, 4), threes(grey >> 4) * 17),
+        "png, grey, 2 bits": (png(grey >> 6, 0, 2), threes(grey >> 6) * 85),
+        "png, black and white": (png(grey >> 7, 0, 1), threes(grey >> 7) * 255),
+        "png, palette": (encode(many, "PNG"), many_rgb),
+        "png, palette, 2 bits": (png(indices, 3, 2, palette=plte), few),
+        "png, palette, alpha": (png(indices, 3, 2, interlaced=True, palette=plte, transparency=trns), few),
+        "png, animated": (encode(first, "PNG", save_all=True, append_images=[Image.fromarray(image[::-1])]), image),
+        "bmp": (encode(image, "BMP"), image),
+        "bmp, alpha": (encode(np.dstack([image, alpha]), "BMP"), image),
+        "bmp, grey": (encode(grey[..., 0], "BMP"), threes(grey)),
+        "bmp, palette": (encode(many, "BMP"), many_rgb),
+        "gif": (encode(many, "GIF"), many_rgb),
+        "gif, interlaced": (encode(four, "GIF", interlace=1), few),
+        "gif, animated": (encode(many, "GIF", save_all=True, append_images=[later]), many_rgb),
+        "gif, transparent": (encode(four, "GIF", transparency=2, optimize=False), few),
+        "gif, margins": (gif(four, (3, 2), (5, 4), optimize=False), with_margin),
+        "gif, transparent margins": (gif(four, (3, 2), (5, 4), transparency=2, optimize=False), around),
+    }
+
+
+def not_exported(image):
+    """Returns the same of what predict and import read, but an exported model does not."""
+    black_and_white = Image.fromarray(image).convert("1")
+    alpha = np.random.RandomState(0).randint(1, 256, image.shape[:2], dtype=np.uint8)
+    return {
+        "webp": (encode(image, "WEBP", lossless=True), image),
+        "webp, alpha": (encode(np.dstack([image, alpha]), "WEBP", lossless=True, exact=True), image),
+        "bmp, black and white": (encode(black_and_white, "BMP"), np.asarray(black_and_white.convert("RGB"))),
+    }
+
+
+FILES = {**{kind: file for kind, (file, _) in lossless(RGB).items()}, **jpegs(RGB)}
+
+
+def exif(number, order="<"):
+    """Returns Exif data that state an orientation; order: the byte order, < or >."""
     make = struct.pack(f"{order}HHI4s", 0x010F, 2, 4, b"abc\0")  # a tag before the one that counts
     entries = make + struct.pack(f"{order}HHIHH", 0x0112, 3, 1, number, 0)
-    tiff = struct.pack(f"{order}2sHIH", {"<": b"II", ">": b"MM"}[order], 42, 8, 2) + entries + bytes(4)
-    exif = struct.pack(">HH", 0xFFE1, 2 + 6 + len(tiff)) + b"Exif\0\0" + tiff
+    return struct.pack(f"{order}2sHIH", {"<": b"II", ">": b"MM"}[order], 42, 8, 2) + entries + bytes(4)
+
+
+def with_exif(data, behind=b""):
+    """Returns a JPEG file of RGB with Exif data.
+
+    Args:
+      data: the Exif data.
+      behind: the segments that come before: none, as the standard has it, or JFIF's, as cameras write it, or others.
+    """
     content = FILES["jpeg"]
     assert content[2:11] == b"\xff\xe0\x00\x10JFIF\0"
-    return content[:2] + exif + content[20:] if first else content[:20] + exif + content[20:]
+    return content[:2] + behind + struct.pack(">HH", 0xFFE1, 8 + len(data)) + b"Exif\0\0" + data + content[20:]
+
+
+JFIF = FILES["jpeg"][2:20]
 
 
 def convolve(x, kernel):

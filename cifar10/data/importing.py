@@ -1,23 +1,19 @@
 """Pictures of any size, in folders or listed in a table -> record files in CIFAR-10's layout, for --dataset=images."""
 
 import collections
-import concurrent.futures
 import csv
 import dataclasses
 import hashlib
 import json
 import os
 import tempfile
-import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from cifar10.data import datasets
+from cifar10.data import datasets, pictures
+from cifar10.data.pictures import EXTENSIONS
 from cifar10.errors import DataError
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # of the files in a folder; case does not matter
-FORMATS = ("BMP", "GIF", "JPEG", "PNG")  # Pillow knows more, and starts a program to read one of them
 TEST_FRACTION = 0.2
 MAX_LINES = 10  # of each kind in a report
 PROGRESS_PICTURES = 10_000  # between two lines of progress
@@ -60,17 +56,19 @@ def of_folder(images_dir):
     for split, part in parts.items():
         for class_name in _folders(part):
             files = _files(os.path.join(part, class_name))
-            pictures = [path for path in files if path.lower().endswith(EXTENSIONS)]
-            if not pictures:
+            found = [path for path in files if path.lower().endswith(EXTENSIONS)]
+            if not found:
                 raise DataError(
                     f"{os.path.join(part, class_name)}: holds no picture ({' '.join(EXTENSIONS)}); "
                     "put some there, or remove the folder"
                 )
-            sources += [Source(path, class_name, split) for path in pictures]
-            ignored += sorted(set(files) - set(pictures))
+            sources += [Source(path, class_name, split) for path in found]
+            ignored += sorted(set(files) - set(found))
     if not sources:
         raise DataError(f"{images_dir}: holds no folder; make one for each class, and put its pictures there")
-    _report([f"{_shown(path)}: ignored, not one of {' '.join(EXTENSIONS)}" for path in ignored], "ignored files")
+    _report(
+        [f"{pictures.printable(path)}: ignored, not one of {' '.join(EXTENSIONS)}" for path in ignored], "ignored files"
+    )
     return sources
 
 
@@ -103,36 +101,6 @@ def of_table(path):
     if not sources:
         raise DataError(f"{path}: lists no pictures")
     return sources
-
-
-def read_picture(path):
-    """Reads a picture as the network takes it.
-
-    That is the first picture of an animation, turned upright where EXIF says how, without its transparency, grey as
-    equal red, green and blue, and 16 bits a colour as their upper 8. A picture of 32x32 keeps its pixels. Of any other
-    it is the largest central square, scaled with a triangle filter as wide as the scale: tf.image.resize does the same
-    with antialias=True.
-
-    Args:
-      path: a file in one of FORMATS, whatever its name.
-
-    Returns:
-      uint8 [32, 32, 3].
-
-    Raises:
-      Exception: it cannot be read. Pillow raises nearly anything where a file is damaged.
-    """
-    with Image.open(path, formats=FORMATS) as image:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off above 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGB")
-    size = (datasets.WIDTH, datasets.HEIGHT)
-    if image.size != size:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(image)
 
 
 def write(sources, data_dir, test_fraction=None, seed=0, flip=True):
@@ -227,27 +195,19 @@ def _class_names(sources):
 def _read(sources):
     """Reads all pictures; returns the Sources of those that could be read, and uint8 [N, 32, 32, 3]."""
 
-    def attempt(source):
-        try:
-            return read_picture(source.path)
-        except Exception as error:
-            return error
-
     read, images, failures = [], [], []
-    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # what Pillow has to say of odd files that it can read
-        for i, (source, result) in enumerate(zip(sources, pool.map(attempt, sources), strict=True), 1):
-            if isinstance(result, Exception):
-                reason = " ".join((getattr(result, "strerror", None) or str(result) or type(result).__name__).split())
-                failures.append(f"{_shown(source.path)}: skipped ({reason})")
-            else:
-                read.append(source)
-                images.append(result)
-            if i % PROGRESS_PICTURES == 0:
-                print(f"Read {i} of {len(sources)} pictures", flush=True)
-    _report(failures, "skipped pictures")
+    results = pictures.load_each([source.path for source in sources])
+    for i, (source, result) in enumerate(zip(sources, results, strict=True), 1):
+        if isinstance(result, DataError):
+            failures.append(str(result))
+        else:
+            read.append(source)
+            images.append(result)
+        if i % PROGRESS_PICTURES == 0:
+            print(f"Read {i} of {len(sources)} pictures", flush=True)
+    _report(failures, "unreadable pictures")
     if failures:
-        print(f"{len(failures)} of {len(sources)} pictures cannot be read", flush=True)
+        print(f"{len(failures)} of {len(sources)} pictures cannot be read and are left out", flush=True)
     return read, np.array(images, np.uint8).reshape(-1, datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH)
 
 
@@ -282,7 +242,7 @@ def _report_duplicates(sources, images):
             continue
         where = source.split if source.split == other.split else "train and test"
         classes = "" if source.class_name == other.class_name else f", classes {source.class_name} {other.class_name}"
-        line = f"{_shown(source.path)}: same pixels as {_shown(other.path)} ({where}{classes})"
+        line = f"{pictures.printable(source.path)}: same pixels as {pictures.printable(other.path)} ({where}{classes})"
         (within if source.split == other.split else across).append(line)
     _report(across + within, "pictures with the same pixels as another")
     if across or within:
@@ -298,11 +258,6 @@ def _report(lines, what):
         print(line)
     if len(lines) > MAX_LINES:
         print(f"... and {len(lines) - MAX_LINES} more {what}")
-
-
-def _shown(path):
-    """Returns a path that can be printed, also where it has bytes that are no text."""
-    return os.fsencode(path).decode(errors="replace")
 
 
 def _write(path, content):

@@ -1,27 +1,72 @@
-"""Picture files of any kind and size -> what the network's input is cut from.
+"""Picture files of any kind and size -> what the network's input is cut from, for import and prediction alike.
 
-Decoding and resizing are graph ops, so that a SavedModel, which has nothing but its graph, sees the same picture.
+What becomes of a file, whatever its name:
+
+| kind | what is read |
+| --- | --- |
+| JPEG | baseline and progressive; grey, colour and CMYK; of several in one file (MPO) the first |
+| PNG | 1 to 16 bits, of 16 the upper eight; grey, colour and palette, with and without alpha; not the animation |
+| GIF | the first frame on its canvas; what it leaves free has the transparent colour, or the palette's first |
+| BMP | 1, 4, 8, 16, 24 and 32 bits; palettes and run lengths |
+| WebP | lossy and lossless; of an animation the first frame |
+| TIFF, HEIC, AVIF, JPEG XL and others | nothing: the error says which it is |
+
+In all kinds the Exif orientation is followed, and grey becomes three equal colours. Transparency is ignored (the colour
+that is stored below it counts), and so are colour profiles. Of more than MAX_PIXELS pixels, a JPEG that is not
+progressive is decoded at an eighth of its width and height, and anything else is refused. What is then taken of it: see
+`fit`.
+
+`picture_ops` does the same as graph ops, for exported models, and says which kinds it does not take.
 """
 
+import concurrent.futures
+import contextlib
+import io
 import os
+import stat
 import sys
+import threading
+import warnings
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import WebPImagePlugin as WebPImagePlugin  # which adds it to the formats that Image.open knows
 
 from cifar10.data import datasets
-from cifar10.errors import DataError
+from cifar10.errors import DataError, reason
 
 STDIN = "-"
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # of what is taken from a folder
-MAX_BYTES = 2**28  # of a file; more is no picture, or one that does not fit into memory when it is decoded
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of what is taken from a folder; case does not matter
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")  # Pillow knows more, and starts a program to read one of them
+MAX_BYTES = 2**28  # of a file
+MAX_PIXELS = 2**26  # decoded at a time, by all threads together: at up to 10 bytes each, two thirds of a GB
+TOO_MANY_PIXELS = f"it has more than {MAX_PIXELS} pixels; make it smaller"
 
-# Height and width, in pixels, that a picture is resized to before the evaluation's crop, of 24 pixels, is taken.
-# central: as in evaluation, where pictures have this size. whole: the crop takes all of it.
+# Height and width, in pixels, that an image is resized to before the evaluation's crop, of 24 pixels, is taken.
+# central: as in evaluation, where images have this size. whole: the crop takes all of it.
 SIZES = {"central": datasets.HEIGHT, "whole": datasets.IMAGE_SIZE}
 
-_EXIF_BYTES = 2**16 + 2**5  # from a JPEG file's beginning: an Exif segment of full length fits in
-_ORIENTATION = 0x0112  # the number of its tag
+# What turns an image upright, by its Exif orientation (JEITA CP-3451): where its first row and first column are.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,  # top, right
+    3: Image.Transpose.ROTATE_180,  # bottom, right
+    4: Image.Transpose.FLIP_TOP_BOTTOM,  # bottom, left
+    5: Image.Transpose.TRANSPOSE,  # left, top
+    6: Image.Transpose.ROTATE_270,  # right, top
+    7: Image.Transpose.TRANSVERSE,  # right, bottom
+    8: Image.Transpose.ROTATE_90,  # left, bottom
+}
+
+# How files of other kinds begin, and from which byte on, for the message.
+_OTHERS = {
+    "TIFF": (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")),
+    "AVIF": (4, (b"ftypavif", b"ftypavis")),
+    "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    "JPEG 2000": (0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    "PDF": (0, (b"%PDF",)),
+    "SVG": (0, (b"<svg", b"<?xml")),
+}
 
 
 def find(arguments):
@@ -32,7 +77,7 @@ def find(arguments):
         and are not hidden, in its subfolders too, by name, links to folders not followed; and STDIN.
 
     Yields:
-      Names for `read`. Folders that hold no pictures or cannot be listed are among them, for `read` to say so.
+      Names for `load`. Folders that hold no pictures or cannot be listed are among them, for `load` to say so.
     """
     for argument in arguments:
         names = _inside(argument) if argument != STDIN and os.path.isdir(argument) else [argument]
@@ -54,163 +99,166 @@ def _inside(folder):
     yield from (error.filename for error in unlisted)
 
 
-def read(name):
-    """Returns the bytes of a file, or of standard input for STDIN.
-
-    Raises:
-      DataError: it cannot be read, is a folder, or is too large to be a picture.
-    """
-    try:
-        if name == STDIN:
-            contents = sys.stdin.buffer.read(MAX_BYTES + 1)
-        elif os.path.isdir(name):
-            os.listdir(name)  # which raises an error for one that cannot be listed
-            contents = None
-        else:
-            with open(name, "rb") as file:
-                contents = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{printable(name)}: cannot be read ({reason})") from None
-    if contents is None:
-        raise DataError(f"{printable(name)}: holds no pictures; they end in {' '.join(EXTENSIONS)}")
-    if len(contents) > MAX_BYTES:
-        raise DataError(f"{printable(name)}: has more than {MAX_BYTES} bytes, which is too large for a picture")
-    return contents
-
-
 def printable(name):
     """Returns a file's name in one line that any console can show."""
     return name if name.isprintable() else ascii(name)
 
 
-def decode(contents):
-    """Decodes a file's bytes.
-
-    JPEG is decoded to the last bit as by libjpeg's default, hence Pillow's, and turned as its Exif orientation says.
-    PNG and BMP come as they are, and of a GIF the first frame. Grey becomes three equal colours, palettes are looked
-    up, of 16 bits the upper eight count, and transparency is ignored: the colour below it counts.
+def load_each(names, crop="central"):
+    """Yields what `load` returns for each name, or the DataError that it raises, in order; several are read at a time.
 
     Args:
-      contents: string scalar.
+      names: list of names for `load`.
+      crop: see `fit`.
+    """
+
+    def attempt(name):
+        try:
+            return load(name, crop)
+        except DataError as error:
+            return error
+
+    pool = concurrent.futures.ThreadPoolExecutor()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow has to say of odd files that it can read
+            # A thread that waits for standard input could not be interrupted.
+            results = [None if name == STDIN else pool.submit(attempt, name) for name in names]
+            for name, result in zip(names, results, strict=True):
+                yield attempt(name) if result is None else result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def load(name, crop="central"):
+    """Reads a picture as the network takes it: see the table above.
+
+    Args:
+      name: a file; or STDIN.
+      crop: see `fit`.
 
     Returns:
-      uint8 [height, width, 3], grey levels of red, green and blue.
+      uint8 [size, size, 3], size being SIZES[crop].
+
+    Raises:
+      DataError: it cannot be read, is no regular file, is of another kind, damaged or too large.
     """
-
-    def jpeg():
-        # The op's default is a coarser transform, which strays from it by several grey levels.
-        picture = tf.io.decode_jpeg(contents, channels=datasets.DEPTH, dct_method="INTEGER_ACCURATE")
-        return turn(picture, orientation(contents))
-
-    def other():
-        # The op would take WebP too, of which some kinds crash it in TensorFlow 2.21.
-        with tf.control_dependencies([tf.Assert(_is_png_gif_or_bmp(contents), ["no JPEG, PNG, BMP or GIF file"])]):
-            picture = tf.io.decode_image(contents, channels=datasets.DEPTH, expand_animations=False)
-        return _look_up_bmp(contents, picture)
-
-    with tf.name_scope("decode"):
-        picture = tf.cond(tf.io.is_jpeg(contents), jpeg, other)
-    picture.set_shape([None, None, datasets.DEPTH])
-    return picture
+    with _opened(name) as file:
+        if file.seek(0, os.SEEK_END) > MAX_BYTES:
+            raise DataError(f"{printable(name)}: has more than {MAX_BYTES} bytes, which is too large for a picture")
+        try:
+            with Image.open(file, formats=FORMATS) as image, _decoded.taken(_bounded(image)):
+                return fit(_rgb(image), crop)
+        except Exception as error:  # Pillow raises nearly anything where a file is damaged
+            raise DataError(f"{printable(name)}: cannot be decoded ({_why(error, file)})") from None
 
 
-def _is_png_gif_or_bmp(contents):
-    number = _reader(contents, 2**3)
-    begins = {(1, 3): b"PNG", (0, 3): b"GIF", (0, 2): b"BM"}
-    return tf.reduce_any([tf.equal(number(*place), int.from_bytes(name, "big")) for place, name in begins.items()])
+def _opened(name):
+    """Returns a file, or what standard input holds, as a binary file; the caller closes it."""
+    if name == STDIN:
+        return io.BytesIO(sys.stdin.buffer.read(MAX_BYTES + 1))
+    try:
+        mode = os.stat(name).st_mode
+        if stat.S_ISREG(mode):
+            return open(name, "rb")
+        if stat.S_ISDIR(mode):
+            os.listdir(name)  # which raises an error for one that cannot be listed
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise DataError(f"{printable(name)}: cannot be read ({reason(error)})") from None
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{printable(name)}: holds no pictures; they end in {' '.join(EXTENSIONS)}")
+    # Opening a named pipe would wait until somebody writes to it.
+    raise DataError(f"{printable(name)}: is no regular file; what a pipe holds is read from {STDIN}")
 
 
-def orientation(contents):
-    """Returns the orientation that a JPEG file's Exif segment states, an int32 scalar; 1, upright, where none is.
+def _bounded(image):
+    """Returns how many pixels an image that is not decoded yet will have, after what can be done to have fewer.
 
-    The segment is the file's first, or the second after JFIF's: marker, length, "Exif\\0\\0", and a TIFF file, which is
-    byte order, 42, offset of a directory; the directory is a count and that many entries of 12 bytes: tag, type, count,
-    value (JEITA CP-3451).
+    Raises:
+      Image.DecompressionBombError: they are too many. Image.open raises it too, with a larger bound.
+    """
+    if image.width * image.height > MAX_PIXELS and not image.info.get("progressive"):
+        # The format's own transform can leave out the fine detail. A progressive file is in memory as a whole before.
+        image.draft(None, (image.width // 8, image.height // 8))
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return image.width * image.height
+
+
+class _Budget:
+    """An amount that threads take from and give back."""
+
+    def __init__(self, amount):
+        self._left = amount
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, amount):
+        """Waits until so much is left, and takes it as long as the context lasts."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= amount)
+            self._left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += amount
+                self._changed.notify_all()
+
+
+_decoded = _Budget(MAX_PIXELS)
+
+
+def _rgb(image):
+    """Returns an image upright and in RGB."""
+    image.load()
+    image.info.pop("transparency", None)  # of which convert would warn
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _orientation(image):
+    """Returns the orientation that a loaded image's Exif states; None where it states none, or is damaged."""
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):  # of many kinds
+        exif.load(image.info.get("exif"))
+        return exif.get(ExifTags.Base.Orientation)
+    return None
+
+
+def _why(error, file):
+    """Returns why an image cannot be decoded, from the exception."""
+    if isinstance(error, UnidentifiedImageError):
+        file.seek(0)
+        begin = file.read(16)
+        for kind, (position, marks) in _OTHERS.items():
+            if begin[position:].startswith(marks):
+                return f"it is {kind}; convert it to JPEG or PNG"
+        return "no JPEG, PNG, BMP, GIF or WebP file"
+    return TOO_MANY_PIXELS if isinstance(error, Image.DecompressionBombError) else reason(error)
+
+
+def fit(image, crop):
+    """Brings an image of any size to the one that `crop` needs.
 
     Args:
-      contents: string scalar.
-    """
-    number = _reader(contents, _EXIF_BYTES)
-    segment = tf.where_v2(tf.equal(number(2, 2), 0xFFE0), 4 + number(4, 2), 2)
-    stated = tf.equal(number(segment, 2), 0xFFE1) & tf.equal(number(segment + 4, 4), int.from_bytes(b"Exif", "big"))
-    header = segment + 10
-    little = tf.equal(number(header, 2), int.from_bytes(b"II", "big"))
-    directory = header + number(header + 4, 4, little)
-    entries = directory + 2 + 12 * tf.range(tf.where_v2(stated, number(directory, 2, little), 0))
-    found = tf.boolean_mask(number(entries + 8, 2, little), tf.equal(number(entries, 2, little), _ORIENTATION))
-    return tf.concat([found, [1]], 0)[0]
-
-
-def turn(picture, orientation):
-    """Turns a picture upright.
-
-    Args:
-      picture: [height, width, depth].
-      orientation: int32 scalar, as Exif numbers them: 1 to 4 have its rows where they belong, 5 to 8 in columns; other
-        numbers mean nothing.
-    """
-
-    def step(mirrored):
-        return tf.where_v2(tf.reduce_any(tf.equal(orientation, mirrored)), -1, 1)
-
-    sideways = tf.reduce_any(tf.equal(orientation, [5, 6, 7, 8]))
-    picture = tf.transpose(picture, tf.where_v2(sideways, [1, 0, 2], [0, 1, 2]))
-    return picture[:: step([3, 4, 7, 8]), :: step([2, 3, 6, 7])]
-
-
-def _look_up_bmp(contents, picture):
-    """Returns a decoded picture, if it is a BMP of 8 bits with the colours of its palette, which TensorFlow leaves out.
-
-    The palette follows the headers, of which the second says how long it is: blue, green, red and nothing, a byte each.
-    """
-    number = _reader(contents, 2**11)
-    header_bytes = number(14, 4, True)
-    has_palette = tf.equal(number(0, 2), int.from_bytes(b"BM", "big")) & tf.equal(number(28, 2, True), 8)
-
-    def looked_up():
-        entries = 14 + header_bytes + 4 * tf.range(256)
-        colours = tf.cast(number(entries[:, tf.newaxis] + [2, 1, 0], 1), tf.uint8)
-        return tf.gather(colours, tf.cast(picture[..., 0], tf.int32))
-
-    return tf.cond(has_palette, looked_up, lambda: picture)
-
-
-def _reader(contents, num_bytes):
-    """Returns a function of (position, size, little) that reads integers of `size` bytes from a file's first num_bytes.
-
-    Positions are int32 of any shape; `little` says whether the lowest byte comes first. Bytes outside read as 0.
-    """
-    data = tf.cast(tf.decode_raw(tf.strings.substr(contents, 0, num_bytes), tf.uint8), tf.int32)
-    data = tf.pad(data, [[1, 1]])
-
-    def number(position, size, little=False):
-        places = tf.convert_to_tensor(position)[..., tf.newaxis] + tf.range(1, size + 1)
-        digits = tf.gather(data, tf.clip_by_value(places, 0, tf.size(data) - 1))
-        digits = tf.where_v2(little, tf.reverse(digits, [-1]), digits)
-        return tf.reduce_sum(digits * 256 ** np.arange(size - 1, -1, -1, dtype=np.int32), -1)
-
-    return number
-
-
-def resize(pictures, crop):
-    """Brings pictures of any size to the one that `crop` needs.
-
-    Args:
-      pictures: uint8 [height, width, 3] or [batch, height, width, 3].
-      crop: 'central': their central square, resized to 32x32, the evaluation's size, which leaves pictures of that size
-        as they are. 'whole': all of them, resized to 24x24, whether that keeps their proportions or not.
+      image: PIL.Image in RGB.
+      crop: 'central': its central square, resized to 32x32, the evaluation's size, which leaves images of that size as
+        they are. 'whole': all of it, resized to 24x24, whether that keeps its proportions or not.
 
     Returns:
-      uint8 [size, size, 3] or [batch, size, size, 3], size being SIZES[crop]; by Lanczos' filter of radius 3, which is
-      stretched where it makes pictures smaller (antialiasing), and keeps them as sharp as those that were trained on.
+      uint8 [size, size, 3], size being SIZES[crop]; by Lanczos' filter of radius 3, which is stretched where it makes
+      images smaller (antialiasing), and keeps them as sharp as those that were trained on.
     """
-    with tf.name_scope("resize"):
-        if crop == "central":
-            shape = tf.shape(pictures)
-            height, width = shape[-3], shape[-2]
-            side = tf.minimum(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            pictures = pictures[..., top : top + side, left : left + side, :]
-        pictures = tf.compat.v2.image.resize(pictures, [SIZES[crop]] * 2, "lanczos3", antialias=True)
-        return tf.saturate_cast(tf.round(pictures), tf.uint8)
+    if crop == "central":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    size = (SIZES[crop],) * 2
+    # Of bytes Pillow would round and cut off after either direction, and stray from the filter by many grey levels.
+    bands = [image.getchannel(name).convert("F").resize(size, Image.Resampling.LANCZOS) for name in image.getbands()]
+    return np.clip(np.rint(np.stack(bands, axis=-1)), 0, 255).astype(np.uint8)

@@ -1,135 +1,317 @@
 """Picture files of any kind and size -> what the network's input is cut from."""
 
 import io
-import itertools
 import os
+import struct
+import subprocess
+import sys
+import threading
+import zlib
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
-from helpers import FILES, GREY, RGB, central_square, encode, resized, scene, with_orientation
+from helpers import (
+    FILES,
+    RGB,
+    central_square,
+    encode,
+    environment,
+    exif,
+    jpegs,
+    lossless,
+    not_exported,
+    png,
+    resized,
+    scene,
+    with_exif,
+)
 from PIL import Image, ImageOps
 
-from cifar10 import cifar10_input
-from cifar10.data import crops, pictures, records
+from cifar10.data import pictures
 from cifar10.errors import DataError
 
-
-def decoded(*contents):
-    """Returns the pictures that files' bytes are decoded to."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        content = tf.placeholder(tf.string, [])
-        picture = pictures.decode(content)
-        return [session.run(picture, {content: one}) for one in contents]
+SIZES = [(32, 32), (1, 1), (5, 7), (31, 33), (24, 24), (200, 300), (301, 200), (1, 500)]  # height and width
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(32, 32), (1, 1), (5, 7), (31, 33), (24, 24), (200, 300), (301, 200), (1, 500)]
-)
-def test_a_picture_of_any_size_is_cropped_and_resized_as_numpy_does(graph, height, width):
-    picture = scene(height, width)
-    pixels = tf.placeholder(tf.uint8, [None, None, 3])
-    outputs = [pictures.resize(pixels, crop) for crop in ("central", "whole")]
-    assert [output.shape.as_list() for output in outputs] == [[32, 32, 3], [24, 24, 3]]
-    with tf.Session() as session:
-        central, whole = session.run(outputs, {pixels: picture})
-        batch = session.run(pictures.resize(tf.constant(picture[np.newaxis]), "central"))
-    for ours, expected in ((central, resized(central_square(picture), 32)), (whole, resized(picture, 24))):
-        difference = np.abs(ours.astype(int) - expected)
-        assert ours.dtype == np.uint8 and difference.max() <= 1 and difference.mean() < 1e-3
-    np.testing.assert_array_equal(batch[0], central)
+@pytest.fixture
+def load(tmp_path):
+    """A function of a file's bytes, and options, that gives what is read of it."""
+
+    def load(content, **options):
+        (tmp_path / "file").write_bytes(content)
+        return pictures.load(str(tmp_path / "file"), **options)
+
+    return load
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP"])
-def test_a_32x32_picture_reaches_the_network_as_in_evaluation_to_the_last_bit(graph, noise, kind):
-    labels = np.zeros(20, np.int32)
-    images = cifar10_input.inputs(records.Examples(noise.images[:20], labels), 20)[0]
-    contents = tf.placeholder(tf.string, [])
-    ours = pictures.resize(pictures.decode(contents), "central")
-    batch = tf.placeholder(tf.uint8, [20, 32, 32, 3])
-    with tf.Session() as session:
-        files = [encode(image, kind) for image in noise.images[:20]]
-        values = np.stack([session.run(ours, {contents: file}) for file in files])
-        np.testing.assert_array_equal(values, noise.images[:20])
-        expected, actual = session.run([images, crops.central_crop(batch)], {batch: values})
-    np.testing.assert_array_equal(expected, actual)
+def assert_within_a_grey_level(ours, expected, name=None):
+    difference = np.abs(ours.astype(int) - expected)
+    assert ours.dtype == np.uint8 and difference.max() <= 1 and difference.mean() < 0.01, name
 
 
-def test_decoding_equals_pillow_to_the_last_bit():
-    for (kind, content), ours in zip(FILES.items(), decoded(*FILES.values()), strict=True):
-        expected = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
-        np.testing.assert_array_equal(ours, expected, kind)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_an_image_of_any_size_is_cropped_and_resized_as_numpy_does(height, width):
+    image = scene(height, width)
+    central, whole = (pictures.fit(Image.fromarray(image), crop) for crop in ("central", "whole"))
+    assert_within_a_grey_level(central, resized(central_square(image), 32))
+    assert_within_a_grey_level(whole, resized(image, 24))
 
 
-def test_transparency_is_ignored_and_of_16_bits_the_upper_eight_count():
-    alpha = np.random.RandomState(0).randint(0, 256, [30, 40], dtype=np.uint8)
-    deep = np.random.RandomState(1).randint(0, 2**16, [30, 40], dtype=np.uint16)
-    *see_through, grey_see_through, sixteen = decoded(
-        encode(np.dstack([RGB, alpha]), "PNG"),
-        encode(np.dstack([RGB, alpha]), "BMP"),
-        encode(Image.merge("LA", [GREY, Image.fromarray(alpha)]), "PNG"),
-        encode(Image.fromarray(deep), "PNG"),
-    )
-    for picture in see_through:
-        np.testing.assert_array_equal(picture, RGB)
-    np.testing.assert_array_equal(grey_see_through, np.dstack([GREY] * 3))
-    np.testing.assert_array_equal(sixteen, np.dstack([deep >> 8] * 3))
+def test_sharp_edges_are_not_cut_off_between_the_directions():
+    """Where the filter overshoots in one direction, the other one still counts with what is above white."""
+    image = (np.random.RandomState(0).randint(0, 2, [75, 75, 3]) * 255).astype(np.uint8)
+    assert_within_a_grey_level(pictures.fit(Image.fromarray(image), "central"), resized(image, 32))
 
 
-def test_jpeg_is_turned_as_its_exif_orientation_says():
-    cases = list(itertools.product(range(10), "<>", (True, False)))
-    files = [with_orientation(*case) for case in cases]
-    for case, file, ours in zip(cases, files, decoded(*files), strict=True):
-        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
-        assert expected.size == ((30, 40) if case[0] in (5, 6, 7, 8) else (40, 30))
-        np.testing.assert_array_equal(ours, np.array(expected), str(case))
+def test_fine_patterns_become_grey_not_aliases():
+    checkers = np.where(np.add.outer(np.arange(256), np.arange(256)) % 2, 255, 0).astype(np.uint8)
+    inside = pictures.fit(Image.fromarray(checkers).convert("RGB"), "central")[1:-1, 1:-1]
+    assert np.ptp(inside) <= 2
 
 
-def test_a_damaged_exif_segment_turns_nothing_and_stops_nothing():
+@pytest.mark.parametrize("size", [(32, 32), (45, 33)])
+def test_of_every_kind_the_pixels_that_are_in_it_are_read(load, size):
+    image = scene(*size)
+    for kind, (content, pixels) in {**lossless(image), **not_exported(image)}.items():
+        square = central_square(pixels)
+        if square.shape == (32, 32, 3):
+            np.testing.assert_array_equal(load(content), square, kind)
+        else:
+            assert_within_a_grey_level(load(content), resized(square, 32), kind)
+
+
+def test_jpeg_is_read_as_pillow_decodes_it(load):
+    for kind, content in jpegs(RGB).items():
+        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        assert_within_a_grey_level(load(content), resized(central_square(pixels), 32), kind)
+        original = np.asarray(Image.fromarray(RGB).convert("L" if "grey" in kind else "RGB").convert("RGB"))
+        assert np.abs(pixels.astype(int) - original).mean() < 10, kind  # none is inverted, or the second of two
+
+
+def test_bmp_of_4_and_16_bits_and_with_run_lengths_is_read(load):
+    """4x2 pixels, written down by hand: the lower row comes first, and rows fill whole words (BMP, version 3)."""
+
+    def bmp(bits, compression, palette, data):
+        header = np.array([40, 4, 2, 1 | bits << 16, compression, len(data), 0, 0, len(palette), 0], "<u4").tobytes()
+        offset = 54 + 4 * len(palette)
+        entries = b"".join(bytes([blue, green, red, 0]) for red, green, blue in palette)
+        return b"BM" + np.array([offset + len(data), 0, offset], "<u4").tobytes() + header + entries + data
+
+    colours = [(255, 0, 0), (0, 255, 0), (9, 20, 255)]
+    indices = np.array([[0, 1, 2, 0], [1, 1, 1, 2]])
+    expected = resized(central_square(np.uint8(colours)[indices]), 32)
+    files = {
+        "4 bits": bmp(4, 0, colours, bytes([0x11, 0x12, 0, 0, 0x01, 0x20, 0, 0])),
+        "8 bits, run lengths": bmp(8, 1, colours, bytes([3, 1, 1, 2, 0, 0, 1, 0, 1, 1, 1, 2, 1, 0, 0, 1])),
+    }
+    for kind, content in files.items():
+        assert_within_a_grey_level(load(content), expected, kind)
+    red_green_blue = np.array([[0x7C00, 0x03E0, 0x001F, 0x7C00]] * 2, "<u2").tobytes()
+    expected = resized(central_square(np.uint8([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0)]] * 2)), 32)
+    assert_within_a_grey_level(load(bmp(16, 0, [], red_green_blue)), expected)
+
+
+ROWS_AND_COLUMNS = {  # Exif's orientation: where the first row and the first column of what is stored belong
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", ROWS_AND_COLUMNS)
+def test_exif_orientation_is_followed_in_every_kind(load, kind, orientation):
+    image = np.full([32, 32, 3], 128, np.uint8)
+    image[:8] = [255, 0, 0]  # the first row's side is red, then the first column's green
+    image[8:, :8] = [0, 255, 0]
+    upright = load(encode(image, kind, exif=b"Exif\0\0" + exif(orientation), quality=95)).astype(int)
+    sides = {"top": upright[3, 16], "bottom": upright[28, 16], "left": upright[16, 3], "right": upright[16, 28]}
+    row, column = ROWS_AND_COLUMNS[orientation]
+    assert np.all(abs(sides[row] - [255, 0, 0]) < 12) and np.all(abs(sides[column] - [0, 255, 0]) < 12)
+
+
+@pytest.mark.parametrize("height", [40, 41])
+def test_the_central_square_is_that_of_the_upright_image(load, height):
+    """An odd margin is the smaller one at the top or left, of what the viewer sees."""
+    for orientation in ROWS_AND_COLUMNS:
+        content = encode(scene(height, 64), "PNG", exif=exif(orientation, ">"))
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+        assert_within_a_grey_level(load(content), resized(central_square(upright), 32))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_turns_nothing_and_stops_nothing(load):
+    upright = load(FILES["jpeg"])
     rng = np.random.RandomState(0)
-    whole = with_orientation(6, "<")
-    cut = [whole[:length] for length in range(3, 43)]  # the number is at 42
-    wrong = [whole[:12] + rng.bytes(n) for n in range(0, 200, 5)]
-    high = [whole[:12] + order + b"\xff" * 40 for order in (b"II", b"MM")]
-    endless = [whole[:12] + b"II*\0\x08\0\0\0\xff\xff"]
-    with tf.Graph().as_default(), tf.Session() as session:
-        content = tf.placeholder(tf.string, [])
-        orientation = pictures.orientation(content)
-        assert session.run(orientation, {content: whole}) == 6
-        for damaged in [*cut, *wrong, *high, *endless, *FILES.values()]:
-            assert not 2 <= session.run(orientation, {content: damaged}) <= 8, damaged
+    whole = exif(6)
+    for data in [
+        b"",
+        whole[:20],
+        b"II*\0\x08\0\0\0\xff\xff",
+        b"MM" + b"\xff" * 40,
+        *(rng.bytes(50) for _ in range(20)),
+    ]:
+        np.testing.assert_array_equal(load(with_exif(data)), upright)
+    assert np.any(load(with_exif(whole)) != upright)
 
 
-UNDECODABLE = {
-    "empty": b"",
-    "text": b"hello, world",
-    "one byte": b"B",
+OTHERS = {
+    "TIFF": encode(RGB, "TIFF"),
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "AVIF": b"\0\0\0\x1cftypavif\0\0\0\0mif1avif",
+    "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n",
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "PDF": b"%PDF-1.7\n",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+}
+DAMAGED = {
     "jpeg, its first bytes only": b"\xff\xd8\xff",
     "jpeg, cut": FILES["jpeg"][:-300],
     "png, cut": FILES["png"][:-100],
     "gif, cut": FILES["gif"][:-100],
     "bmp, cut": FILES["bmp"][:-100],
-    "bmp, black and white": encode(Image.fromarray(RGB).convert("1"), "BMP"),
-    "tiff": encode(RGB, "TIFF"),
-    "webp": encode(RGB, "WEBP"),
+    "webp, cut": not_exported(RGB)["webp"][0][:-100],
+}
+NONE = {
+    "empty": b"",
+    "text": b"hello, world",
+    "one byte": b"B",
+    "postscript": encode(RGB, "EPS"),
+    "netpbm": encode(RGB, "PPM"),
 }
 
 
-@pytest.mark.parametrize("kind", UNDECODABLE)
-def test_what_cannot_be_decoded_is_an_error(kind):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        decoded(UNDECODABLE[kind])
+def test_what_cannot_be_decoded_is_an_error_of_one_line_that_names_the_kind(load, tmp_path):
+    def message(content):
+        with pytest.raises(DataError) as error:
+            load(content)
+        (line,) = str(error.value).splitlines()
+        return line.removeprefix(f"{tmp_path}/file: cannot be decoded ").strip("()")
+
+    for kind, content in OTHERS.items():
+        assert message(content) == f"it is {kind}; convert it to JPEG or PNG"
+    for content in NONE.values():
+        assert message(content) == "no JPEG, PNG, BMP, GIF or WebP file"
+    for kind, content in DAMAGED.items():
+        assert message(content), kind
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(load, monkeypatch):
+    """1200 pixels are there; the bound is at the edge, and just below."""
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1200)
+    monkeypatch.setattr(pictures, "_decoded", pictures._Budget(1200))
+    refused = ["png", "gif", "bmp", "jpeg, progressive"]
+    for kind in refused:
+        assert load(FILES[kind]).shape == (32, 32, 3)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1199)
+    for kind in refused:
+        with pytest.raises(DataError, match=r"cannot be decoded \(it has more than \d+ pixels; make it smaller\)$"):
+            load(FILES[kind])
+
+
+def test_a_large_jpeg_is_decoded_reduced(load, monkeypatch):
+    """Its blocks of 8x8 pixels, each of one colour, are that colour also at an eighth of width and height."""
+    blocks = scene(32, 32)
+    content = encode(np.repeat(np.repeat(blocks, 8, 0), 8, 1), "JPEG", quality=100, subsampling=0)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 256 * 256 - 1)
+    assert np.abs(load(content).astype(int) - blocks).max() <= 3
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 32 * 32 - 1)
+    with pytest.raises(DataError, match="pixels; make it smaller"):
+        load(content)
+
+
+# A process that reads one file and tells how much its memory grew by that, in bytes.
+MEMORY = """
+import resource, sys
+from cifar10.data import pictures
+from cifar10.errors import DataError
+pictures.load(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    pictures.load(sys.argv[2])
+except DataError as error:
+    print(error)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def tall_png(height, width):
+    """Returns a PNG file of black pixels, of a bit each; about a thousandth of a byte a pixel."""
+    compressor = zlib.compressobj()
+    row = bytes(1 + (width + 7) // 8)  # a filter, 0, and the pixels
+    data = b"".join(compressor.compress(row * 64) for _ in range(height // 64)) + compressor.compress(
+        row * (height % 64)
+    )
+    content = png(np.zeros([1, width, 1], np.uint8), 0, 1)
+    header = content[12:16] + struct.pack(">II", width, height) + content[24:29]
+    data = b"IDAT" + data + compressor.flush()
+    chunks = [
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
+    ]
+    return content[:8] + b"".join(chunks) + content[-12:]
+
+
+@pytest.mark.parametrize(("height", "width", "bound"), [(8192, 8192, 10 * 2**26), (8193, 8192, 2**24)])
+def test_memory_is_bounded_whatever_the_header_says(tmp_path, height, width, bound):
+    """Of a few kilobytes that hold 67 million pixels, or one row more."""
+    (tmp_path / "small.png").write_bytes(FILES["png"])
+    (tmp_path / "large.png").write_bytes(tall_png(height, width))
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "small.png"), str(tmp_path / "large.png")]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
+    assert process.returncode == 0, process.stderr
+    *error, grown = process.stdout.splitlines()
+    assert int(grown) <= bound
+    assert [height * width > pictures.MAX_PIXELS] == ["make it smaller" in line for line in error or [""]]
+
+
+def test_threads_together_decode_no_more_than_the_bound():
+    budget = pictures._Budget(10)
+    used, peak, lock = 0, 0, threading.Lock()
+
+    def work(amount):
+        nonlocal used, peak
+        for _ in range(200):
+            with budget.taken(amount):
+                with lock:
+                    used += amount
+                    peak = max(peak, used)
+                with lock:
+                    used -= amount
+
+    threads = [threading.Thread(target=work, args=[amount]) for amount in (1, 3, 4, 6, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert used == 0 and 6 <= peak <= 10
+
+
+def test_many_are_read_in_their_order_with_the_errors_in_their_places(tmp_path):
+    names = []
+    for i in range(50):
+        names.append(str(tmp_path / f"{i}.png"))
+        (tmp_path / f"{i}.png").write_bytes(b"no picture" if i % 7 == 3 else encode(scene(32, 32, seed=i), "PNG"))
+    for i, result in enumerate(pictures.load_each(names)):
+        if i % 7 == 3:
+            assert isinstance(result, DataError) and str(result).startswith(f"{names[i]}: cannot be decoded (no JPEG")
+        else:
+            np.testing.assert_array_equal(result, scene(32, 32, seed=i))
 
 
 def make_tree(folder):
     """Fills a folder with pictures' names and others; returns those of the pictures, in order."""
-    found = ["B.JPG", "a.png", "deep/deeper/c.gif", "deep/x.bmp", "y/z.jpeg"]
+    found = ["B.JPG", "a.png", "deep/deeper/c.gif", "deep/x.bmp", "y/z.jpeg", "y/zz.WebP"]
     found = [os.path.join(folder, name) for name in found]
     others = ["notes.txt", ".DS_Store", "._a.png", ".hidden/d.png", "png"]
     for path in [*found, *(os.path.join(folder, name) for name in others)]:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         open(path, "wb").close()
-    return [found[0], found[1], found[3], found[2], found[4]]
+    return [found[0], found[1], found[3], found[2], *found[4:]]
 
 
 def test_folders_give_their_pictures_and_those_of_their_subfolders_by_name(tmp_path):
@@ -138,26 +320,30 @@ def test_folders_give_their_pictures_and_those_of_their_subfolders_by_name(tmp_p
     assert list(pictures.find([folder])) == expected
     hidden = f"{folder}/.hidden"
     arguments = ["-", f"{folder}/notes.txt", hidden, "missing", str(tmp_path / "tree" / "y")]
-    assert list(pictures.find(arguments)) == ["-", arguments[1], f"{hidden}/d.png", "missing", f"{folder}/y/z.jpeg"]
+    found = ["-", arguments[1], f"{hidden}/d.png", "missing", f"{folder}/y/z.jpeg", f"{folder}/y/zz.WebP"]
+    assert list(pictures.find(arguments)) == found
 
 
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     assert list(pictures.find([str(tmp_path / "empty")])) == [str(tmp_path / "empty")]
     (tmp_path / "large.png").write_bytes(bytes(1001))
+    os.mkfifo(tmp_path / "pipe.png")
     monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
     for name, message in {
-        "empty": r"/empty: holds no pictures; they end in \.bmp \.gif \.jpeg \.jpg \.png$",
+        "empty": r"/empty: holds no pictures; they end in \.bmp \.gif \.jpeg \.jpg \.png \.webp$",
         "missing": r"/missing: cannot be read \(No such file or directory\)$",
         "a\nb": r"/a\\nb': cannot be read \(No such file or directory\)$",
         "a\0b": r"/a\\x00b': cannot be read \(.*null (byte|character).*\)$",
         "large.png": r"/large.png: has more than 1000 bytes, which is too large for a picture$",
+        "pipe.png": r"/pipe.png: is no regular file; what a pipe holds is read from -$",
     }.items():
         with pytest.raises(DataError, match=message) as error:
-            pictures.read(f"{tmp_path}/{name}")
+            pictures.load(f"{tmp_path}/{name}")
         assert len(str(error.value).splitlines()) == 1
     monkeypatch.setattr(pictures, "MAX_BYTES", 1001)
-    assert pictures.read(f"{tmp_path}/large.png") == bytes(1001)
+    with pytest.raises(DataError, match="no JPEG"):
+        pictures.load(f"{tmp_path}/large.png")
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
@@ -171,4 +357,4 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     names = list(pictures.find([str(tmp_path)]))
-    assert names[-1] == f"{tmp_path}/deep/deeper" and len(names) == 5
+    assert names[-1] == f"{tmp_path}/deep/deeper" and len(names) == 6

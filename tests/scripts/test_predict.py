@@ -1,7 +1,9 @@
 """The scripts that use a trained network, as their users call them."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -60,7 +62,7 @@ def test_each_picture_gets_a_line_with_its_most_probable_classes(train_dir, fold
     paths = [folder / "below" / "d.bmp", folder / "a.png", folder / "b.jpg"] * 2  # more than a batch
     predict(train_dir, *paths, top_k=2)
     out, err = capsys.readouterr()
-    predictor = serving.Predictor(f"{train_dir}/model.ckpt-5", 10)
+    predictor = serving.Predictor(serving.TrainedNetwork(f"{train_dir}/model.ckpt-5", NAMES))
     for (name, values), line in zip(predictor.predict(map(str, paths)), out.splitlines(), strict=True):
         first, second = np.argsort(values)[:-3:-1]
         assert line == f"{name}: {NAMES[first]} {values[first]:.3f}, {NAMES[second]} {values[second]:.3f}"
@@ -109,6 +111,8 @@ def start(*arguments, **options):
 
 def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, folder):
     """From folders, files and standard input; flags may stand behind pictures; the exit code tells."""
+    (folder / "phone.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    os.mkfifo(folder / "pipe.png")  # which nobody writes to
     arguments = [folder, "-", folder / "missing.png", folder / "notes.txt", "--json", "--top_k=1"]
     process = start(f"--checkpoint_dir={train_dir}", *arguments, stdin=subprocess.PIPE)
     out, err = (text.decode() for text in process.communicate(FILES["png"], timeout=120))
@@ -118,13 +122,15 @@ def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, f
     assert lines[-1]["predictions"] == lines[0]["predictions"]
     assert process.returncode == 1
     for name, reason in {
-        "bad.png": "cannot be decoded (Invalid PNG data, size",
+        "bad.png": "cannot be decoded (image file is truncated",
         "missing.png": "cannot be read (No such file or directory)",
-        "notes.txt": "cannot be decoded (no JPEG, PNG, BMP or GIF file)",
+        "notes.txt": "cannot be decoded (no JPEG, PNG, BMP, GIF or WebP file)",
+        "phone.png": "cannot be decoded (it is HEIC; convert it to JPEG or PNG)",
+        "pipe.png": "is no regular file; what a pipe holds is read from -",
     }.items():
         (line,) = [line for line in err.splitlines() if name in line]
         assert line.startswith(f"{folder / name}: {reason}")
-    assert err.splitlines()[-1] == "cifar10_predict.py: 3 of 8 pictures could not be read; the others were classified"
+    assert err.splitlines()[-1] == "cifar10_predict.py: 5 of 10 pictures could not be read; the others were classified"
     assert "Traceback" not in err and "local_rendezvous" not in err
 
 
@@ -134,6 +140,14 @@ def test_a_reader_that_has_enough_ends_it_without_a_traceback(train_dir, folder)
     err = process.stderr.read().decode()
     assert process.wait(timeout=120) == 1
     assert "Traceback" not in err and "BrokenPipe" not in err
+
+
+def test_a_signal_ends_the_wait_for_standard_input(train_dir, folder):
+    process = start(f"--checkpoint_dir={train_dir}", folder / "a.png", "-", "--batch_size=1", stdin=subprocess.PIPE)
+    assert process.stdout.readline().startswith(bytes(folder / "a.png"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    assert b"Traceback" not in process.stderr.read()
 
 
 def test_without_a_picture_the_usage_is_shown():
@@ -147,6 +161,6 @@ def test_export_says_what_it_wrote_and_does_not_write_it_twice(train_dir, tmp_pa
     folder = tmp_path / "export"
     process = run_script("cifar10_export", f"--checkpoint_dir={train_dir}", f"--export_dir={folder}", check=0)
     assert process.stdout == f"Exported {train_dir}/model.ckpt-5 to {folder}\n"
-    flags = {name: value for name, value in PREDICT_FLAGS.items() if name not in ("top_k", "json")}
+    flags = {name: value for name, value in PREDICT_FLAGS.items() if name not in ("top_k", "json", "batch_size")}
     with pytest.raises(RunError, match="is there already"):
         cifar10_export.run(export_dir=str(folder), tflite=False, checkpoint_dir=train_dir, **flags)
