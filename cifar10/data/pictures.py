@@ -39,7 +39,7 @@ STDIN = "-"
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of what is taken from a folder; case does not matter
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")  # Pillow knows more, and starts a program to read one of them
 MAX_BYTES = 2**28  # of a file
-MAX_PIXELS = 2**26  # decoded at a time, by all threads together: at up to 10 bytes each, two thirds of a GB
+MAX_PIXELS = 2**26  # decoded at a time, by all threads together: at up to 14 bytes each, 0.94 GB
 TOO_MANY_PIXELS = f"it has more than {MAX_PIXELS} pixels; make it smaller"
 
 # Height and width, in pixels, that an image is resized to before the evaluation's crop, of 24 pixels, is taken.
@@ -218,7 +218,7 @@ def _rgb(image):
         image = image.transpose(turn)
     if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _orientation(image):
@@ -254,11 +254,17 @@ def fit(image, crop):
       uint8 [size, size, 3], size being SIZES[crop]; by Lanczos' filter of radius 3, which is stretched where it makes
       images smaller (antialiasing), and keeps them as sharp as those that were trained on.
     """
+    left = top = 0
+    right, bottom = image.size
     if crop == "central":
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    size = (SIZES[crop],) * 2
-    # Of bytes Pillow would round and cut off after either direction, and stray from the filter by many grey levels.
-    bands = [image.getchannel(name).convert("F").resize(size, Image.Resampling.LANCZOS) for name in image.getbands()]
+        right, bottom = left + side, top + side
+
+    def resized(band):
+        # Of bytes Pillow would round and cut off after either direction, and stray from the filter by many grey levels.
+        band = band.crop((left, top, right, bottom)).convert("F")
+        return band.resize((SIZES[crop], SIZES[crop]), Image.Resampling.LANCZOS)
+
+    bands = [resized(image.getchannel(name)) for name in "RGB"]  # one after the other, to need less memory
     return np.clip(np.rint(np.stack(bands, axis=-1)), 0, 255).astype(np.uint8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from helpers import (
+    BMP_BY_HAND,
     FILES,
     JFIF,
     RGB,
@@ -154,7 +155,7 @@ REFUSED = {
     "gif, cut": FILES["gif"][:-100],
     "bmp, cut": FILES["bmp"][:-100],
     "tiff": encode(RGB, "TIFF"),
-    **{kind: content for kind, (content, _) in not_exported(RGB).items()},
+    **{kind: content for kind, (content, _) in {**not_exported(RGB), **BMP_BY_HAND}.items()},
 }
 
 

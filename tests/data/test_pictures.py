@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from helpers import (
+    BMP_BY_HAND,
     FILES,
     RGB,
     central_square,
@@ -20,7 +21,6 @@ from helpers import (
     jpegs,
     lossless,
     not_exported,
-    png,
     resized,
     scene,
     with_exif,
@@ -89,26 +89,8 @@ def test_jpeg_is_read_as_pillow_decodes_it(load):
 
 
 def test_bmp_of_4_and_16_bits_and_with_run_lengths_is_read(load):
-    """4x2 pixels, written down by hand: the lower row comes first, and rows fill whole words (BMP, version 3)."""
-
-    def bmp(bits, compression, palette, data):
-        header = np.array([40, 4, 2, 1 | bits << 16, compression, len(data), 0, 0, len(palette), 0], "<u4").tobytes()
-        offset = 54 + 4 * len(palette)
-        entries = b"".join(bytes([blue, green, red, 0]) for red, green, blue in palette)
-        return b"BM" + np.array([offset + len(data), 0, offset], "<u4").tobytes() + header + entries + data
-
-    colours = [(255, 0, 0), (0, 255, 0), (9, 20, 255)]
-    indices = np.array([[0, 1, 2, 0], [1, 1, 1, 2]])
-    expected = resized(central_square(np.uint8(colours)[indices]), 32)
-    files = {
-        "4 bits": bmp(4, 0, colours, bytes([0x11, 0x12, 0, 0, 0x01, 0x20, 0, 0])),
-        "8 bits, run lengths": bmp(8, 1, colours, bytes([3, 1, 1, 2, 0, 0, 1, 0, 1, 1, 1, 2, 1, 0, 0, 1])),
-    }
-    for kind, content in files.items():
-        assert_within_a_grey_level(load(content), expected, kind)
-    red_green_blue = np.array([[0x7C00, 0x03E0, 0x001F, 0x7C00]] * 2, "<u2").tobytes()
-    expected = resized(central_square(np.uint8([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0)]] * 2)), 32)
-    assert_within_a_grey_level(load(bmp(16, 0, [], red_green_blue)), expected)
+    for kind, (content, pixels) in BMP_BY_HAND.items():
+        assert_within_a_grey_level(load(content), resized(central_square(pixels), 32), kind)
 
 
 ROWS_AND_COLUMNS = {  # Exif's orientation: where the first row and the first column of what is stored belong
@@ -241,24 +223,19 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
 def tall_png(height, width):
-    """Returns a PNG file of black pixels, of a bit each; about a thousandth of a byte a pixel."""
+    """Returns a PNG file of black pixels in colour, to be turned; about a thousandth of its pixels' bytes."""
     compressor = zlib.compressobj()
-    row = bytes(1 + (width + 7) // 8)  # a filter, 0, and the pixels
-    data = b"".join(compressor.compress(row * 64) for _ in range(height // 64)) + compressor.compress(
-        row * (height % 64)
-    )
-    content = png(np.zeros([1, width, 1], np.uint8), 0, 1)
-    header = content[12:16] + struct.pack(">II", width, height) + content[24:29]
-    data = b"IDAT" + data + compressor.flush()
-    chunks = [
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
-    ]
-    return content[:8] + b"".join(chunks) + content[-12:]
+    row = bytes(1 + 3 * width)  # a filter, 0, and the pixels
+    data = b"".join(compressor.compress(row) for _ in range(height)) + compressor.flush()
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [header, b"eXIf" + exif(6), b"IDAT" + data, b"IEND"]
+    chunks = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-@pytest.mark.parametrize(("height", "width", "bound"), [(8192, 8192, 10 * 2**26), (8193, 8192, 2**24)])
+@pytest.mark.parametrize(("height", "width", "bound"), [(8192, 8192, 14 * 2**26), (8193, 8192, 2**24)])
 def test_memory_is_bounded_whatever_the_header_says(tmp_path, height, width, bound):
-    """Of a few kilobytes that hold 67 million pixels, or one row more."""
+    """Of a file of 200 kB that holds 67 million pixels, or one row more."""
     (tmp_path / "small.png").write_bytes(FILES["png"])
     (tmp_path / "large.png").write_bytes(tall_png(height, width))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "small.png"), str(tmp_path / "large.png")]
@@ -271,24 +248,20 @@ def test_memory_is_bounded_whatever_the_header_says(tmp_path, height, width, bou
 
 def test_threads_together_decode_no_more_than_the_bound():
     budget = pictures._Budget(10)
-    used, peak, lock = 0, 0, threading.Lock()
+    taken = threading.Event()
 
-    def work(amount):
-        nonlocal used, peak
-        for _ in range(200):
-            with budget.taken(amount):
-                with lock:
-                    used += amount
-                    peak = max(peak, used)
-                with lock:
-                    used -= amount
+    def take(amount):
+        with budget.taken(amount):
+            taken.set()
 
-    threads = [threading.Thread(target=work, args=[amount]) for amount in (1, 3, 4, 6, 10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert used == 0 and 6 <= peak <= 10
+    with budget.taken(6):
+        for amount, is_left in ((4, True), (5, False)):
+            taken.clear()
+            thread = threading.Thread(target=take, args=[amount])
+            thread.start()
+            assert taken.wait(timeout=60 if is_left else 0.3) == is_left
+    assert taken.wait(timeout=60)
+    thread.join()
 
 
 def test_many_are_read_in_their_order_with_the_errors_in_their_places(tmp_path):
