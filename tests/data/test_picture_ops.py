@@ -26,7 +26,7 @@ from helpers import (
 from PIL import Image, ImageOps
 
 from cifar10 import cifar10_input, serving
-from cifar10.data import datasets, picture_ops, pictures, records
+from cifar10.data import crops, datasets, picture_ops, pictures, records
 
 
 def decoder():
@@ -72,7 +72,7 @@ def test_a_32x32_image_reaches_the_network_as_in_evaluation_to_the_last_bit(grap
         files = [encode(image, kind) for image in noise.images[:20]]
         values = np.stack([session.run(ours, {contents: file}) for file in files])
         np.testing.assert_array_equal(values, noise.images[:20])
-        expected, actual = session.run([images, cifar10_input.central_crop(batch)], {batch: values})
+        expected, actual = session.run([images, crops.central_crop(batch)], {batch: values})
     np.testing.assert_array_equal(expected, actual)
     for file, image in zip(files, noise.images, strict=False):
         (tmp_path / "file").write_bytes(file)

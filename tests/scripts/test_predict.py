@@ -135,19 +135,20 @@ def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, f
 
 
 def test_a_reader_that_has_enough_ends_it_without_a_traceback(train_dir, folder):
-    process = start(f"--checkpoint_dir={train_dir}", *[folder / "a.png"] * 9, "--batch_size=3")
-    process.stdout.close()
-    err = process.stderr.read().decode()
-    assert process.wait(timeout=120) == 1
+    with start(f"--checkpoint_dir={train_dir}", *[folder / "a.png"] * 9, "--batch_size=3") as process:
+        process.stdout.close()
+        err = process.stderr.read().decode()
+        assert process.wait(timeout=120) == 1
     assert "Traceback" not in err and "BrokenPipe" not in err
 
 
 def test_a_signal_ends_the_wait_for_standard_input(train_dir, folder):
-    process = start(f"--checkpoint_dir={train_dir}", folder / "a.png", "-", "--batch_size=1", stdin=subprocess.PIPE)
-    assert process.stdout.readline().startswith(bytes(folder / "a.png"))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 128 + signal.SIGINT
-    assert b"Traceback" not in process.stderr.read()
+    arguments = [f"--checkpoint_dir={train_dir}", folder / "a.png", "-", "--batch_size=1"]
+    with start(*arguments, stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(bytes(folder / "a.png"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+        assert b"Traceback" not in process.stderr.read()
 
 
 def test_without_a_picture_the_usage_is_shown():
