@@ -377,7 +377,7 @@ def _bmp_by_hand():
     }
 
 
-# {kind: (file, pixels)} of what predict and import read, but Pillow does not write, and an exported model does not read.
+# {kind: (file, pixels)} of what predict and import read, but Pillow does not write and an exported model does not read.
 BMP_BY_HAND = _bmp_by_hand()
 
 
