@@ -88,7 +88,7 @@ def test_jpeg_is_read_as_pillow_decodes_it(load):
         assert np.abs(pixels.astype(int) - original).mean() < 10, kind  # none is inverted, or the second of two
 
 
-def test_bmp_of_4_and_16_bits_and_with_run_lengths_is_read(load):
+def test_bmp_of_4_and_16_bits_with_run_lengths_and_with_masks_is_read(load):
     for kind, (content, pixels) in BMP_BY_HAND.items():
         assert_within_a_grey_level(load(content), resized(central_square(pixels), 32), kind)
 
