@@ -154,12 +154,13 @@ def test_excerpts_are_the_source():
 
 
 @pytest.mark.parametrize(
-    "path, printed", [("README.md", r"loss after 100 steps: [0-4]\.\d\d\n"), ("cifar10/README.md", r"9\.0\n")]
+    "path, printed", [("README.md", r"loss after 100 steps: [45]\.\d\d\n"), ("cifar10/README.md", r"9\.0\n")]
 )
 def test_the_programs_run(path, printed, full_size_dir, tmp_path):
     programs = [block for block in blocks(TEXTS[path], "python") if block.startswith("import ")]
     assert len(programs) == 1
-    (tmp_path / "mine.py").write_text(programs[0].replace("/tmp/mine", str(tmp_path / "train")))
+    program = programs[0].replace("/tmp/mine", str(tmp_path / "train")).replace("range(100)", "range(2)")
+    (tmp_path / "mine.py").write_text(program)
     command = [sys.executable, str(tmp_path / "mine.py"), f"--data_dir={full_size_dir}"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
