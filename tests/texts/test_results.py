@@ -64,6 +64,12 @@ def test_the_readmes_three_rows():
     ]
 
 
+def test_the_originals_first_checkpoint_gives_its_counts():
+    averages, variables = (f"{round(10_000 * precision):,}" for precision in ORIGINAL[min(ORIGINAL)])
+    assert f"the original printed: {averages} of 10,000" in " ".join(README.split())
+    assert f"counts, {averages} with and {variables} without moving averages" in " ".join(LESSON.split())
+
+
 def test_the_lesson_says_what_its_run_did():
     run = RESULTS["lesson"]
     last = str(max(int(step) for step in run["precision"]))
