@@ -24,7 +24,7 @@ PATHS = (
 TEXTS = {path: (ROOT / path).read_text(encoding="utf-8") for path in PATHS}
 README, LESSON = TEXTS["README.md"], TEXTS["cifar10/README.md"]
 ALL = "\n".join(TEXTS.values())
-NOT_OURS = {"help", "helpfull", "helpshort", "logdir", "name"}  # of absl and TensorBoard, and any
+NOT_OURS = {"help", "helpfull", "helpshort", "logdir", "name", "version"}  # of absl and TensorBoard, and any
 MISTYPED = {"max_step"}  # in the example of what is refused
 
 each_text = pytest.mark.parametrize("path", PATHS)
