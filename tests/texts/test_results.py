@@ -72,12 +72,19 @@ def test_the_originals_first_checkpoint_gives_its_counts():
 
 def test_the_lesson_says_what_its_run_did():
     run = RESULTS["lesson"]
-    last = str(max(int(step) for step in run["precision"]))
+    last = max(run["precision"], key=int)
     test, train, raw = run["precision"][last]
+    losses, sparsity = run["losses"]["9950"], run["sparsity"]["mean of the last 20 summaries"]
+    decay = losses["local3/weight_loss"] + losses["local4/weight_loss"]
     for text in (
-        f"At step {int(last):,} precision is {train:.3f} on the training images and {test:.3f} on the test images",
-        f"{raw:.3f} without them",
-        *run["quoted"],
+        f"At step {int(last):,} precision is {train:.3f} on the training images and {test:.3f} on the test images, "
+        f"and {raw:.3f} without moving averages",
+        f"After 1,000 steps, precision is {run['precision']['1000'][0]:.3f}; after {int(last):,}, {test:.3f}",
+        f"The total falls from 4.67 to {losses['total_loss']:.2f}",
+        f"weight decay, which falls from 2.37 to {decay:.2f}",
+        f"Cross entropy is what tells: it falls from 2.30 to {losses['cross_entropy']:.2f}",
+        f"conv2 grows sparse, {sparsity['conv2']:.2f} at the end",
+        f"Of the cats, {run['confusion']['cat for dog']:.0%} are taken for dogs".replace("%", " %"),
     ):
         assert text in " ".join(LESSON.split()), text
 
