@@ -201,7 +201,7 @@ class _VersionFlag(flags.BooleanFlag):
 
 
 def main(run, positionals=None):
-    """Parses the command line strictly and calls run(**values) with the value of every flag of script and package.
+    """Parses the command line strictly (D12), and calls run(**values) with each flag of the script and the package.
 
     A leading ~ in the path of a directory or checkpoint is the home directory. A UserError ends the program with exit
     code 1 and its one line on stderr; a signal with 128 + its number and a line.

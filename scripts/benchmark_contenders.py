@@ -52,7 +52,7 @@ def build_fixed_batch(data, options, build_step, lrn="auto", use_fp16=False, mic
     session = tf.Session(config=devices.session_config(num_microbatches))
     session.run(tf.global_variables_initializer())
     for variable in tf.trainable_variables():
-        variable.load(start[variable.op.name], session)
+        session.run(variable.initializer, {variable.initializer.inputs[1]: start[variable.op.name]})
     return session, train_op, loss
 
 

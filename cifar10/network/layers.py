@@ -28,8 +28,8 @@ def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
       shape: list of ints.
       stddev: standard deviation of the normal distribution of the initial values.
       weight_decay: None, or the factor of tf.nn.l2_loss(weights), which joins the graph's 'losses' as `weight_loss`.
-      seed: None for other initial values each time, or an int; the values then depend on it and on the variable's name
-        only, so that graphs with one tower and with several start alike.
+      seed: None for other initial values each time, or an int (D14); the values then depend on it and on the variable's
+        name only, so that graphs with one tower and with several start alike.
       truncated: whether values beyond two standard deviations are drawn again.
     """
     name = f"{tf.get_variable_scope().name}/weights"
@@ -44,7 +44,8 @@ def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
 
 
 def _variable(name, shape, initializer):
-    # On the CPU, so that the towers of several GPUs share it.
+    # On the CPU, so that the towers of several GPUs share it. A resource variable, of float32 whatever is computed in
+    # (D13).
     with tf.device("/cpu:0"):
         return tf.get_variable(name, shape, tf.float32, initializer, use_resource=True)
 
@@ -140,7 +141,7 @@ def local_response_normalization(values, kind):
 
 @tf.custom_gradient
 def _banded_lrn(values):
-    """Local response normalization as two matrix products, one forward and one in the gradient.
+    """Local response normalization as two matrix products (D15), one forward and one in the gradient.
 
     With n = 1 + alpha x^2 B, B the banded matrix of ones, y = x n^-3/4, and the gradient with respect to x is
     dy n^-3/4 - 2 alpha beta x ((dy y / n) B). n^-3/4 is rsqrt(n) sqrt(rsqrt(n)), which is faster than a power.

@@ -170,6 +170,8 @@ def test_the_programs_run(path, printed, full_size_dir, tmp_path):
 def test_deviations_are_numbered_without_a_gap():
     numbers = [int(number) for number in re.findall(r"^\| D(\d+) \|", LESSON, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 17
+    code = "".join(path.read_text() for path in (ROOT / "cifar10").rglob("*.py"))
+    assert set(numbers) == {int(number) for number in re.findall(r"\bD(\d+)\b", code)}  # where it deviates
 
 
 def test_the_map_has_every_module_once():
