@@ -8,17 +8,20 @@ each of which takes one multiplication:
 
 G and A evaluate polynomials at the points: G[p, j] = p^j, A'[i, p] = p^i. B' is the transposed inverse of evaluation:
 its rows hold the coefficients of Lagrange's basis polynomials, whose denominators go into G. "Infinity" is a point too,
-whose value is the leading coefficient. In two dimensions each axis is transformed in turn, y = A' ((G g G') * (B' x B)) A:
-for a filter of 5x5 and tiles of 4x4 outputs 64 multiplications an output tile instead of 400. With many channels the
-products by element become, at each of the n x n points, one product of matrices, [tiles, channels] x [channels, filters].
+whose value is the leading coefficient. In two dimensions each axis is transformed in turn,
+
+    y = A' ((G g G') * (B' x B)) A
+
+so a filter of 5x5 and a tile of 4x4 outputs take 64 multiplications instead of 400. With many channels the products by
+element become products of matrices, one at each of the n x n points: [tiles, channels] x [channels, filters].
 
 The gradients are the same three linear maps, transposed. With X = B' x B of the input and Y = A dy A' of the output's
 gradient, the input's is B (Y (G g G')') B' and the filter's G' (X' Y) G: so both share Y, and X is that of the forward
 pass. TensorFlow's own gradient of this graph would transform more, and lay out the products worse.
 
 Rounding: values at large and at small points differ by orders of magnitude, and sums cancel. Tiles of 4 outputs with
-the points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity lose about a digit of float32. Each point's rows may be scaled freely,
-as long as the three scales cancel; here their norms are made equal, to a power of two, which rounds nothing.
+the points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity lose about a digit of float32. A point's rows of the three matrices
+may be scaled if the scales cancel; here their norms are made equal, but by powers of 2 only, which round nothing.
 
 Sources: S. Winograd, Arithmetic Complexity of Computations (1980), chapters III and IV; A. Lavin and S. Gray, Fast
 Algorithms for Convolutional Neural Networks (2015), for tiles, many channels and the gradients; B. Barabasz, A.
@@ -85,11 +88,13 @@ def matrices(outputs, taps):
     if len(points) < n - 1:
         raise ValueError(f"{outputs} outputs of {taps} taps need {n - 1} points beside infinity")
     evaluation = [[point**power for power in range(max(outputs, taps))] for point in points]
-    basis = [_polynomial(points[:i] + points[i + 1 :]) + [0] for i in range(n - 1)]
+    basis = [[*_polynomial(points[:i] + points[i + 1 :]), 0] for i in range(n - 1)]
     denominators = [math.prod(point - other for other in points if other != point) for point in points]
     infinity = [0] * (n - 1)
     a = [[*row[:outputs]] for row in evaluation] + [[*infinity, 1][-outputs:]]
-    g = [[value / denominator for value in row[:taps]] for row, denominator in zip(evaluation, denominators, strict=True)]
+    g = [
+        [value / denominator for value in row[:taps]] for row, denominator in zip(evaluation, denominators, strict=True)
+    ]
     g += [[*infinity, 1][-taps:]]
     b = [*basis, _polynomial(points)]
     a, g, b = (np.array(matrix, np.float64) for matrix in (a, g, b))

@@ -43,7 +43,7 @@ def correlate_gradients(x, kernel, dy):
     return dx[:, edge : edge + height, edge : edge + width], dkernel
 
 
-@pytest.mark.parametrize(("outputs", "taps"), [(4, 5), (4, 3), (2, 5), (2, 3), (1, 1)])
+@pytest.mark.parametrize(("outputs", "taps"), [(4, 5), (6, 5), (4, 3), (6, 3), (2, 5), (2, 3), (1, 1)])
 def test_the_matrices_compute_a_correlation(outputs, taps):
     """Of all pairs of unit vectors: the trilinear form is that of y[i] = sum_j x[i + j] g[j]."""
     a, g, b = winograd.matrices(outputs, taps)
@@ -52,17 +52,17 @@ def test_the_matrices_compute_a_correlation(outputs, taps):
     for i in range(outputs):
         for j in range(taps):
             expected[i, j, i + j] = 1
-    np.testing.assert_allclose(np.einsum("ip,pj,pk->ijk", a, g, b), expected, atol=1e-13)
+    np.testing.assert_allclose(np.einsum("ip,pj,pk->ijk", a, g, b), expected, atol=1e-12)
 
 
 def test_more_outputs_than_there_are_points_are_refused():
-    with pytest.raises(ValueError, match="8 points"):
-        winograd.matrices(5, 5)
+    with pytest.raises(ValueError, match="11 points"):
+        winograd.matrices(8, 4)
 
 
 def test_a_small_filter_has_lavin_and_grays_matrices_but_for_scales():
     """F(2, 3), as in section 4.1 of their paper; there infinity's last input is negative and so is its output."""
-    a, g, b = winograd.matrices(2, 3)
+    _, g, b = winograd.matrices(2, 3)
     published_b = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
     published_g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
     for ours, published in ((b, published_b), (g, published_g)):
@@ -80,7 +80,13 @@ def test_the_scales_round_nothing():
 
 
 # 12x12 is conv2's; the others are of sizes that tiles divide in one axis, in none, or that are smaller than a tile.
-SIZES = [(4, 12, 12, 64, 64, 5), (3, 8, 14, 16, 24, 5), (2, 9, 7, 16, 16, 3), (2, 3, 5, 16, 16, 5), (1, 16, 16, 32, 16, 5)]
+SIZES = [
+    (4, 12, 12, 64, 64, 5),
+    (3, 8, 14, 16, 24, 5),
+    (2, 9, 7, 16, 16, 3),
+    (2, 3, 5, 16, 16, 5),
+    (1, 16, 16, 32, 16, 5),
+]
 
 
 def values_and_gradients(convolve, x, kernel, dy, dtype=np.float32):
