@@ -96,8 +96,20 @@ def convolve(x, kernel, biases, kind="auto"):
         tile = winograd.TILE if x.dtype == tf.float32 else winograd.COARSE_TILE
         conv = winograd.convolve(tf.cast(x, tf.float32), kernel, tile)
         return tf.cast(tf.nn.relu(tf.nn.bias_add(conv, biases)), x.dtype)
+    add_biases = _add_biases if kind == "winograd" and x.dtype == tf.float32 else tf.nn.bias_add
     conv = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), [1, 1, 1, 1], padding="SAME")
-    return tf.nn.relu(tf.nn.bias_add(conv, tf.cast(biases, x.dtype)))
+    return tf.nn.relu(add_biases(conv, tf.cast(biases, x.dtype)))
+
+
+@tf.custom_gradient
+def _add_biases(x, biases):
+    """As tf.nn.bias_add, whose gradient TensorFlow fuses with that of a convolution's filters: slower in float32."""
+
+    def gradient(upstream):
+        rows = tf.reshape(upstream, [-1, upstream.shape[-1]])
+        return upstream, tf.reshape(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows), [-1])
+
+    return tf.nn.bias_add(x, biases), gradient
 
 
 def _convolution_kind(dtype):
@@ -119,7 +131,21 @@ def connect(x, weights, biases):
     """Connects all inputs with all outputs: [n, ...] -> [n, outputs]; computes in the type of x."""
     if x.shape.rank > 2:
         x = tf.reshape(x, [-1, x.shape[1:].num_elements()])
-    return tf.matmul(x, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype)
+    return _times(x, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype)
+
+
+@tf.custom_gradient
+def _times(x, weights):
+    """As tf.matmul, whose gradient with respect to x packs the weights anew for each micro-batch, as its second factor.
+
+    As the first factor, for the transposed gradient, they are taken as they are.
+    """
+
+    def gradient(upstream):
+        dx = tf.transpose(tf.matmul(weights, upstream, transpose_b=True))
+        return dx, tf.matmul(x, upstream, transpose_a=True)
+
+    return tf.matmul(x, weights), gradient
 
 
 def connect_and_rectify(x, weights, biases):
