@@ -244,7 +244,7 @@ def _banded_lrn(values):
     """Local response normalization as two matrix products (D15), one forward and one in the gradient.
 
     With n = 1 + alpha x^2 B, B the banded matrix of ones, y = x n^-3/4, and the gradient with respect to x is
-    dy n^-3/4 - 2 alpha beta x ((dy y / n) B). n^-3/4 is rsqrt(n) sqrt(rsqrt(n)), which is faster than a power.
+    dy n^-3/4 - 2 alpha beta x ((dy n^-3/4 x / n) B). n^-3/4 is rsqrt(n) sqrt(rsqrt(n)), which is faster than a power.
     """
     channels = values.shape.as_list()[-1]
     distance = np.abs(np.subtract.outer(np.arange(channels), np.arange(channels)))
@@ -258,11 +258,12 @@ def _banded_lrn(values):
     n = tf.nn.bias_add(tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32), tf.ones([channels]))
     root = tf.rsqrt(n)
     scale = tf.cast(root * tf.sqrt(root), x.dtype)
-    y = x * scale
 
     def gradient(upstream):
         dy = tf.reshape(upstream, [-1, channels])
-        dx = dy * scale + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, dy * (y / tf.cast(n, y.dtype)))
+        # Not from y, which nothing else needs by now: so it takes no memory until then.
+        scaled = dy * scale
+        dx = scaled + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, scaled * x / tf.cast(n, x.dtype))
         return tf.reshape(dx, tf.shape(upstream))
 
-    return tf.reshape(y, tf.shape(values)), gradient
+    return tf.reshape(x * scale, tf.shape(values)), gradient
