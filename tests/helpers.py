@@ -37,6 +37,7 @@ TRAIN_FLAGS = {
     "recipe": "tutorial",
     "num_held_out": 0,
     "lrn": "auto",
+    "conv": "auto",
     "microbatch_size": 8,
     "seed": 0,
     "log_device_placement": False,
