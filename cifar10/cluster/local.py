@@ -14,20 +14,24 @@ from cifar10.errors import ClusterError
 from cifar10.machine import devices
 
 POLL_SECS = 0.1  # between two looks whether a child has ended
-GRACE_SECS = 30.0  # for the chief to save when it is told to end, and for the others after it
-MAX_RESTARTS = 5  # of one child
+GRACE_SECS = 30.0  # for the chief to save when it is told to end, or has lost another
+LEAVE_SECS = 5.0  # for the others after it
+SHORT_SECS = 20.0  # a life that is shorter has led nowhere,
+MAX_SHORT_LIVES = 5  # and more of them in a row will not either
+CHIEF = 0
+BEGIN_ANEW = os.EX_TEMPFAIL  # exit code of a child that has lost another
 
 
-def train(command, num_workers, num_ps=0):
-    """Runs a cluster until its chief has ended; a child that is killed is started again.
+def train(command, num_workers):
+    """Runs a cluster until its chief has ended; where a child is killed, or hangs, all begin anew.
 
     No child outlives this process, however it ends: each of them reads its standard input, a pipe from this process, in
     end_with_stdin.
 
     Args:
-      command: list of strings: the program that takes the part that TF_CONFIG gives it, and its arguments.
+      command: list of strings: the program that takes the part that TF_CONFIG gives it, and its arguments. It ends with
+        the exit code BEGIN_ANEW when it has lost another.
       num_workers: number of workers; the first one is the chief.
-      num_ps: number of parameter servers; 0: the chief holds the variables.
 
     Raises:
       ClusterError: a child failed; it has said why.
@@ -36,87 +40,83 @@ def train(command, num_workers, num_ps=0):
         ports.move_to_private_network([sys.executable, *sys.argv])
     if ports.is_alone():
         ports.raise_loopback()
-    with ports.reserved(num_workers + num_ps) as numbers, _ended_by_signals():
+    with ports.reserved(num_workers) as numbers, _ended_by_signals():
         addresses = [f"127.0.0.1:{number}" for number in numbers]
-        members = {"worker": addresses[:num_workers], "ps": addresses[num_workers:]}
-        children = {
-            f"{job} {task}": _Child(command, members, job, task) for job in members for task in range(len(members[job]))
-        }
-        try:
-            _watch(children)
-        finally:
-            _end(children)
+        short_lives = 0
+        while True:
+            started = time.monotonic()
+            children = [_start(command, addresses, task) for task in range(num_workers)]
+            try:
+                if not _lost(children):
+                    return
+            finally:
+                _end(children)
+            short_lives = short_lives + 1 if time.monotonic() - started < SHORT_SECS else 0
+            if short_lives > MAX_SHORT_LIVES:
+                raise ClusterError(f"lost a worker {short_lives} times within {SHORT_SECS:g} s; see above")
+            command = again(command)
 
 
-class _Child:
-    """A member's process."""
-
-    def __init__(self, command, members, job, task):
-        self._command = command
-        self._environment = {
-            **os.environ,
-            **_gpus(job, task),
-            "TF_CONFIG": json.dumps({"cluster": members, "task": {"type": job, "index": task}}),
-        }
-        self.restarts = 0
-        self.start()
-
-    def start(self):
-        # In a session of its own, so that Ctrl-C reaches this process only, which sees to the right order.
-        self.process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, env=self._environment, start_new_session=True
-        )
-
-    def send(self, signum):
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signum)
-
-    def ended_within(self, secs):
-        try:
-            self.process.wait(secs)
-            return True
-        except subprocess.TimeoutExpired:
-            return False
+def again(command):
+    """Returns the command with which a program goes on that has lost others: it moves no run aside any more."""
+    return command if command[-1] == "--norestart" else [*command, "--norestart"]
 
 
-def _gpus(job, task):
+def _start(command, addresses, task):
+    """Starts a worker."""
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": task}}
+    environment = {**os.environ, **_gpus(task), "TF_CONFIG": json.dumps(config)}
+    # In a session of its own, so that Ctrl-C reaches this process only, which sees to the right order.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+def _gpus(task):
     """Returns the environment that gives each worker a GPU of its own, as long as there are any."""
     count = devices.num_gpus()
     if not count:
         return {}
-    return {"CUDA_VISIBLE_DEVICES": str(task) if job == "worker" and task < count else ""}
+    return {"CUDA_VISIBLE_DEVICES": str(task) if task < count else ""}
 
 
-def _watch(children):
-    """Returns when the chief has ended well; starts what is killed again."""
-    while children["worker 0"].process.poll() != 0:
-        for name, child in children.items():
-            code = child.process.poll()
-            if code is None or code == 0:
-                continue
-            if code > 0 or child.restarts == MAX_RESTARTS:
-                raise ClusterError(f"{name} failed; what it says is above")
-            child.restarts += 1
-            print(f"{name} was killed by {signal.Signals(-code).name}; starting it again", flush=True)
-            child.start()
+def _lost(children):
+    """Returns whether a child was lost, as soon as one is, or False once the chief has ended well."""
+    while children[CHIEF].poll() != 0:
+        for task, child in enumerate(children):
+            code = child.poll()
+            if code == BEGIN_ANEW:
+                return True
+            if code is not None and code < 0:
+                print(f"worker {task} was killed by {signal.Signals(-code).name}; all begin anew", flush=True)
+                return True
+            if code:
+                raise ClusterError(f"worker {task} failed; what it says is above")
         time.sleep(POLL_SECS)
+    return False
 
 
 def _end(children):
     """Ends all children, the chief first, which saves."""
-    chief = children["worker 0"]
     try:
-        chief.send(signal.SIGTERM)
-        chief.ended_within(GRACE_SECS)
-        deadline = time.time() + GRACE_SECS
-        for child in children.values():
-            if chief.process.returncode != 0:  # otherwise they end by themselves
-                child.send(signal.SIGTERM)
-            child.ended_within(max(0.0, deadline - time.time()))
+        if not _ended_within(children[CHIEF], 0.0):
+            children[CHIEF].terminate()
+            _ended_within(children[CHIEF], GRACE_SECS)
+        deadline = time.monotonic() + LEAVE_SECS
+        for child in children:
+            if children[CHIEF].returncode != 0:  # otherwise they end by themselves
+                child.terminate()
+        for child in children:
+            _ended_within(child, max(0.0, deadline - time.monotonic()))
     finally:
-        for child in children.values():
-            child.send(signal.SIGKILL)
-            child.process.wait()
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def _ended_within(child, secs):
+    """Waits for a child's end, and returns whether it has come."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(secs)
+    return child.returncode is not None
 
 
 @contextlib.contextmanager
