@@ -62,6 +62,19 @@ def again(command):
     return command if command[-1] == "--norestart" else [*command, "--norestart"]
 
 
+def begin_anew(supervised):
+    """Puts a new process of the same program in the place of this one; never returns.
+
+    Args:
+      supervised: whether this is a child of `train`, which starts it again.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if supervised:
+        os._exit(BEGIN_ANEW)
+    os.execv(sys.executable, again([sys.executable, *sys.orig_argv[1:]]))
+
+
 def _start(command, addresses, task):
     """Starts a worker."""
     config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": task}}

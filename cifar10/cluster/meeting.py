@@ -36,6 +36,10 @@ class Waiting:
         self._max_secs = max_secs
         self._since = self._told = time.monotonic()
 
+    def is_long(self):
+        """Returns whether it is time for a line."""
+        return time.monotonic() - self._told >= LINE_SECS
+
     def look(self, missing):
         """Is called again and again while waiting.
 
@@ -52,7 +56,7 @@ class Waiting:
                 f"{self._name}: waited {waited:.0f} s for {missing}; see what became of it, or give it more "
                 "--max_wait_secs"
             )
-        if now - self._told >= LINE_SECS:
+        if self.is_long():
             self._told = now
             print(f"{self._name}: waiting for {missing} since {waited:.0f} s", flush=True)
 
@@ -94,7 +98,10 @@ def join(cluster, settings, max_wait_secs):
     host, _, port = cluster.workers[0].rpartition(":")
     while True:
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), TALK_SECS) as each, each.makefile("rwb") as file:
+            with (
+                socket.create_connection((host.strip("[]"), int(port)), TALK_SECS) as each,
+                each.makefile("rwb") as file,
+            ):
                 if file.read(len(_GREETING)) == _GREETING:
                     _say(file, {"task": cluster.task, "settings": settings})
                     while "missing" in (told := _hear(file)):

@@ -230,4 +230,6 @@ def listen(cluster):
 
 
 def _taken(cluster, error):
-    return ClusterError(f"{cluster.address}: cannot be listened at ({reason(error)}); another program may have the port")
+    return ClusterError(
+        f"{cluster.address}: cannot be listened at ({reason(error)}); another program may have the port"
+    )

@@ -1,224 +1,259 @@
 """Data parallelism across machines: what towers are on one machine, workers are on several.
 
-The variables are with the parameter servers, or with the chief, which is the first worker, where there are none. For
-each step the chief orders a gradient of every worker; a worker reads the variables, computes its slice of the step's
-batch, leaves the gradients in slots of its own beside the variables, and reports; once all have reported, the chief
-adds what is in the slots, in the order of the workers, and updates the variables. So the step is that of as many
-towers. A worker's part in a step is one run of its graph, which begins with waiting for the order and prepares the next
-step's pictures as well. An asynchronous worker updates the variables itself, and gets a step of its own each time.
+Every worker holds all variables, computes its slice of each batch, brings its gradients together with those of all
+others, and makes the same update; so all have the same variables after it, and the step is that of as many towers. The
+chief, which is worker 0, trains as a single process does: it prints, saves and writes the dashboards. The others do the
+same steps and nothing else.
 
-What goes between them, and how, is in `exchange`; the chief's part is in `chief`.
+Whoever is lost, or hangs, is missed at the next collective, which fails and so changes nothing. The chief saves, and
+all processes begin anew: they meet, the chief tells the step and sends the variables, and training goes on.
 """
 
+import contextlib
+import dataclasses
 import functools
-import re
+import math
+import os
+import threading
+import time
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input
-from cifar10.cluster import exchange
-from cifar10.data import datasets
-from cifar10.network import microbatches, model, recipes, summaries, towers, training
+from cifar10.cluster import meeting, members
+from cifar10.cluster.collectives import LOST, Collectives
+from cifar10.errors import Lost, RunError
+from cifar10.machine import devices, signals
+from cifar10.network import loss_scaling, microbatches, towers, training
+from cifar10.network.steps import Step
+from cifar10.runs import trainer
 
-REFUSED = r"assertion failed: \[(\d+) (-?\d+)\]"  # what TensorFlow's Assert says of an order
+THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine; more of them only take turns
+LEAST_START_SECS = 30.0  # for the others to build their graphs, the chief to restore and save
+GRACE_SECS = 5.0  # for a collective to end by itself when its time is over
 
 
-class Worker:
-    """One worker's part: its slice of each batch, and the gradients of that.
+@dataclasses.dataclass(frozen=True)
+class Workers(Step):
+    """The step of which every worker computes an equal slice of the batch.
 
     Attributes:
-      recipe: the recipes.Recipe.
-      global_batch_size: pictures a step, of all synchronous workers together.
-      shown: exchange.Slots of the summaries that the chief shows together with its own, or None.
+      cluster: the members.Cluster.
+      settings: {flag: value} in which all workers must agree.
+      all_reduce: how gradients are brought together: see Collectives.
+      hang_secs: seconds after which a worker that has not come to a collective hangs; 0: never.
+      max_wait_secs: seconds to wait for workers who are not there; 0: for ever.
     """
 
-    def __init__(
-        self,
-        cluster,
-        batch_size,
-        sync=True,
-        save_summaries_steps=0,
-        build=model.inference,
-        recipe=recipes.TUTORIAL,
-        settings=0,
-        **network,
+    cluster: members.Cluster = None
+    settings: dict = dataclasses.field(default_factory=dict)
+    all_reduce: str = "auto"
+    hang_secs: float = 60.0
+    max_wait_secs: float = 0.0
+
+    lost = LOST
+
+    @property
+    def num_slices(self):
+        return len(self.cluster.workers)
+
+    @property
+    def part(self):
+        return self.cluster.task * self.batch_size, self.batch_size
+
+    @functools.cached_property
+    def target(self):
+        return members.serve(self.cluster, self.session_config()).target
+
+    @property
+    def start_secs(self):
+        """Seconds after which a worker that has not come to the first collective hangs; 0: never."""
+        return self.hang_secs and max(self.hang_secs, LEAST_START_SECS)
+
+    def agreed(self, examples):
+        """Returns {name: value} in which all workers must agree, of one who trains on these records.Examples."""
+        return {**self.settings, "number of workers": self.num_slices, "SHA-256 of the images": examples.sha256}
+
+    def begin(self, start_step, examples):
+        meeting.lead(self.cluster, self.agreed(examples), start_step, self.max_wait_secs)
+
+    def hooks(self):
+        return [_ChiefHook(self)]
+
+    def collectives(self, timeout_secs):
+        """Returns the Collectives of a graph."""
+        return Collectives(self.num_slices, self.all_reduce, timeout_secs)
+
+    def session_config(self):
+        sharing = self.cluster.workers_on_this_machine
+        num_microbatches = sharing * microbatches.count(self.batch_size, self.network.microbatch_size)
+        config = devices.session_config(num_microbatches, log_placement=self.log_placement)
+        if sharing > 1:
+            # They share its cores: a thread that spins while it waits takes the others' time, and one that is busy with
+            # images must not keep another worker waiting.
+            config.experimental.disable_thread_spinning = True
+            config.inter_op_parallelism_threads = THREADS_BESIDE_OTHERS
+        config.experimental.collective_group_leader = "/job:worker/replica:0/task:0"
+        config.device_filters.append(self.cluster.device)  # a session needs nobody else to begin
+        return config
+
+    def build(self, images, labels, recipe, global_step, learning_rate):
+        loss_scale = loss_scaling.of_type(self.network.dtype)
+        losses = training.losses(training.loss(self.network(images), labels, recipe.label_smoothing))
+        variables = tf.trainable_variables()
+        cross_entropy = losses["cross_entropy"]
+        scaled = cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy)
+        gradients = tf.gradients(scaled, variables)
+        with tf.name_scope("all_reduce"), tf.device("/cpu:0"):
+            collectives = self.collectives(self.hang_secs)
+            gradients, cross_entropies = collectives.all_reduce(variables, gradients, cross_entropy)
+        return towers.update(
+            gradients, cross_entropies, towers.decays(losses), recipe, global_step, learning_rate, loss_scale
+        )
+
+
+def train(step, data, recipe, options, begin_anew):
+    """Takes this process's part in the training, until that has ended.
+
+    Args:
+      step: the Workers.
+      data: the trainer.TrainingData.
+      recipe: the recipes.Recipe.
+      options: the run.RunOptions; of all but the chief max_steps only.
+      begin_anew: function that puts a new process in the place of this one.
+
+    Raises:
+      UserError: what the user has to mend.
+      signals.Interrupted: a signal came; if this is the chief, the run was saved.
+    """
+    try:
+        if step.cluster.is_chief:
+            trainer.train(step, data, recipe, options)
+        else:
+            _follow(step, data, recipe, options, begin_anew)
+    except Lost as lost:
+        print(f"{step.cluster.name}: {lost}; beginning anew", flush=True)
+        begin_anew()
+    else:
+        _part(step)
+
+
+def _follow(step, data, recipe, options, begin_anew):
+    """Does the same steps as the chief."""
+    options, examples = trainer.prepare(step, data, recipe, options)
+    start_step = meeting.join(step.cluster, step.agreed(examples), step.max_wait_secs)
+    number = start_step
+    with tf.Graph().as_default(), signals.deferred() as request:
+
+        def give_up():
+            if request.signum:
+                os._exit(128 + request.signum)
+            begin_anew()
+
+        watch = Watch(step.cluster, give_up)
+        graph = trainer.build(step, data, recipe, options, examples, start_step)
+        receive = step.collectives(step.start_secs).broadcast(tf.global_variables(), sends=False)
+        initialize = [tf.global_variables_initializer(), tf.local_variables_initializer()]
+        try:
+            with watch.during(step.start_secs):
+                session = tf.Session(step.target, config=step.session_config())
+                session.run(initialize)
+                session.run(receive)
+            run = session.make_callable([graph.loss, graph.train_op])
+            for number in range(start_step, options.max_steps):
+                with watch.during(step.hang_secs):
+                    loss, _ = run()
+                if not math.isfinite(loss):
+                    raise RunError(f"step {number}: the loss is {loss}; training diverged, and the chief says more")
+                if request.signum:
+                    break
+        except LOST:
+            if not request.signum:
+                raise Lost(f"lost another at step {number}") from None
+        if request.signum:
+            raise signals.Interrupted(request.signum, f" at step {number}")
+
+
+def _part(step):
+    """Waits until all have done all steps, and the chief has saved, so that nobody is missed who is not needed."""
+    with (
+        contextlib.suppress(LOST),
+        tf.Graph().as_default(),
+        tf.device("/cpu:0"),
+        Watch(step.cluster).during(0),
+        tf.Session(step.target, config=step.session_config()) as session,
     ):
+        session.run(step.collectives(step.max_wait_secs).barrier())
+
+
+class Watch:
+    """A thread that looks, while this process waits for others, how long it has, and says who is missing."""
+
+    def __init__(self, cluster, give_up=None):
         """
         Args:
-          cluster: the Cluster.
-          batch_size: pictures a step and worker.
-          sync: whether the chief updates the variables with the gradients of all, or each worker with its own.
-          save_summaries_steps: steps between two summaries, which are of the chief's own worker; 0: none.
-          build: the network: model.inference, or another of model.NETWORKS.
-          recipe: the recipes.Recipe; asynchronous workers have no momentum.
-          settings: from exchange.settings; the orders of a chief with others are not done.
-          **network: use_fp16, seed, lrn and microbatch_size, as for model.inference.
+          cluster: the members.Cluster.
+          give_up: function to be called when a wait has not ended in its time, or None.
         """
         self._cluster = cluster
-        self._batch_size = batch_size
-        self._sync = sync
-        self.recipe = recipe
-        self._settings = settings
-        self.global_batch_size = (len(cluster.workers) if sync else 1) * batch_size
-        self._save_summaries_steps = save_summaries_steps if cluster.is_chief else 0
-        self._build = functools.partial(build, **network)
-        self.shown = None
+        self._give_up = give_up
+        self._wait = None  # (when it began, when it is to be given up)
+        threading.Thread(target=self._look, daemon=True).start()
 
-    def build_input(self, examples, seed, flip):
-        """Builds the slice of the training input: see cifar10_input.distorted_slice."""
-        cluster = self._cluster
-        home = f"{cluster.holders[0]}/cpu:0"
-        orders = exchange.orders_to(cluster, "worker", cluster.task)
-        with tf.name_scope(exchange.SCOPE), tf.device(home):
-            # For a synchronous worker the newest order counts: the others went on without it.
-            order = orders.newest() if self._sync else orders.next()
-            self._done = exchange.Slots(f"done/{cluster.task}", [order], [home])
-            life, step = tf.unstack(order)
-            new = tf.reduce_any(tf.not_equal(order, *self._done.read()))
-            can_be_done = tf.reduce_all([tf.equal(exchange.settings_of(life), self._settings), step >= 0, new])
-            with tf.control_dependencies([tf.raw_ops.Assert(condition=can_be_done, data=[order])]):
-                self._order = tf.identity(order)
-        with tf.name_scope(exchange.SCOPE), tf.device(f"{cluster.device}/cpu:0"):
-            self._order_here = tf.identity(self._order)
-        size = self._batch_size
-        start = cluster.task * size if self._sync else 0
+    def begins(self, max_secs=0.0):
+        """The process begins to wait; max_secs: when a collective fails; 0: never."""
+        now = time.monotonic()
+        self._wait = now, now + max_secs + GRACE_SECS if max_secs else math.inf
 
-        def batch(step):
-            return cifar10_input.distorted_slice(
-                examples, step, self.global_batch_size, start, size, seed, flip=flip, **self.recipe.of_input
-            )
+    def ends(self):
+        """The process does not wait any more."""
+        self._wait = None
 
-        self._batch = batch
-        step = self._order_here[1]
-        if not self._sync:  # its next step may be any, so that nothing can be prepared
-            images, labels = batch(step)
-        else:
-            here = f"{cluster.device}/cpu:0"
-            pictures = [size, cifar10_input.IMAGE_SIZE, cifar10_input.IMAGE_SIZE, datasets.DEPTH]
-            like = [tf.TensorSpec([], tf.int64), tf.TensorSpec(pictures, tf.float32), tf.TensorSpec([size], tf.int32)]
-            self._prepared = exchange.Slots(f"prepared/{cluster.task}", like, [here] * len(like))
-            of_step, *prepared = self._prepared.read()
-            with tf.name_scope(exchange.SCOPE), tf.device(here):
-                images, labels = tf.cond(tf.equal(of_step, step), lambda: prepared, lambda: list(batch(step)))
-        summaries.image("images", images)
-        return images, labels
+    @contextlib.contextmanager
+    def during(self, max_secs):
+        """Begins, and ends in any case."""
+        self.begins(max_secs)
+        try:
+            yield
+        finally:
+            self.ends()
 
-    def _prepare(self, images, labels):
-        """Returns ops that prepare the batch of the step after the one of these pictures and labels."""
-        if not self._sync:
-            return []
-        with (
-            tf.name_scope(exchange.SCOPE),
-            tf.device(f"{self._cluster.device}/cpu:0"),
-            tf.control_dependencies([images, labels]),
-        ):
-            following = self._order_here[1] + 1
-            return self._prepared.write([following, *self._batch(following)])
-
-    def build_step(self, images, labels, global_step, learning_rate, num_classes):
-        """Builds what the worker does at a step.
-
-        Args:
-          images, labels: from build_input.
-          global_step: integer variable.
-          learning_rate: float32 scalar.
-          num_classes: number of logits a picture.
-
-        Returns:
-          {tag: scalar}: the losses of its slice.
-        """
-        cluster = self._cluster
-        home = f"{cluster.holders[0]}/cpu:0"
-        values = self._values(images, num_classes)
-        with microbatches.computing_with(values):
-            logits = self._build(images, num_classes)
-        losses = training.losses(training.loss(logits, labels, self.recipe.label_smoothing))
-        variables = tf.trainable_variables()
-        computed = tf.gradients(losses["cross_entropy"], [values[variable.op.name] for variable in variables])
-        prepared = self._prepare(images, labels)
-        destinations = [variable.device for variable in variables]
-        computed = list(map(exchange.multiplied_at, destinations, computed))
-        computed = exchange.carry([*computed, losses["cross_entropy"]], [*destinations, home])
-        if self._sync:
-            done = exchange.gradient_slots(cluster, cluster.task, losses["cross_entropy"]).write(computed)
-        else:
-            with tf.device(home):
-                update, losses["total_loss"] = towers.update(
-                    [computed[:-1]],
-                    computed[-1:],
-                    towers.decays(losses),
-                    global_step,
-                    learning_rate,
-                    **self.recipe.of_update,
-                )
-            done = [update, *exchange.loss_slot(cluster, losses["total_loss"]).write([losses["total_loss"]])]
-        self._reports = exchange.reports_to_chief(cluster)
-        with tf.name_scope(exchange.SCOPE), tf.device(home):
-            self._refused = tf.placeholder(tf.int64, [2], "refused")
-            self._begin = self._done.clear()
-        if self._sync:
-            of_no_step = [tf.constant(-1, tf.int64), *map(exchange.zeros, self._prepared.like[1:])]
-            self._begin += self._prepared.write(of_no_step)
-        self._report = self._reporting([], self._refused)
-        # A list, as an op of them all would be on one device and have to be told by the other.
-        self._compute = [self._order_here, self._reporting(done, self._order), *prepared]
-        if self._save_summaries_steps:
-            self.shown = exchange.Slots("summary", [summaries.merged()], [f"{cluster.device}/cpu:0"])
-            done = [*done, *self.shown.write(self.shown.like)]
-            self._compute_and_show = [self._order_here, self._reporting(done, self._order), *prepared]
-            tf.get_collection_ref(tf.GraphKeys.SUMMARIES)[:] = self.shown.read()
-        return losses
-
-    def _values(self, images, num_classes):
-        """Returns {name: value} of the network's variables, brought to this worker after the order has come."""
-        with tf.Graph().as_default(), tf.device(exchange.placement(self._cluster)):  # only to learn what they are
-            tf.train.get_or_create_global_step()
-            self._build(tf.placeholder(images.dtype, images.shape), num_classes)
-            variables = tf.trainable_variables()
-        read = []
-        for variable in variables:
-            with tf.name_scope(exchange.SCOPE), tf.device(variable.device), tf.control_dependencies([self._order]):
-                handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=variable.shape, shared_name=variable.op.name)
-                read.append(
-                    tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32), variable.shape)
-                )
-        names = [variable.op.name for variable in variables]
-        return dict(zip(names, exchange.carry(read, [self._cluster.device] * len(read)), strict=True))
-
-    def _reporting(self, done, order):
-        """Returns the op that, once all is done, reports an order and remembers it."""
-        with tf.name_scope(exchange.SCOPE), tf.device(f"{self._cluster.holders[0]}/cpu:0"):
-            report = tf.concat([[tf.constant(self._cluster.task, tf.int64)], order], 0)
-            with tf.control_dependencies(done):
-                return tf.group(self._reports.send(report), *self._done.write([order]))
-
-    def work(self, session, heard):
-        """Does what the chief orders, up to the order that is no step, which is returned; waits for it for ever.
-
-        Args:
-          session: tf.Session, which may be closed to end the waiting: that raises tf.errors.CancelledError.
-          heard: function that is called with each order, (life, step), that has been done or cannot be.
-        """
-        session.run(self._begin)
-        compute = session.make_callable(self._compute)
-        compute_and_show = session.make_callable(self._compute_and_show) if self.shown else None
-        expected, shown = 0, None
+    def _look(self):
+        watched = waiting = None
         while True:
-            period = expected // self._save_summaries_steps if self.shown else None
-            step = compute if period == shown else compute_and_show
-            try:
-                order = step()[0].tolist()
-                shown = period
-            except tf.errors.InvalidArgumentError as error:
-                # One that is no step, of other settings, or that has been done and may be reported once more.
-                refused = re.search(REFUSED, error.message)
-                if not refused:
-                    raise
-                order = [int(number) for number in refused.groups()]
-                heard(order)
-                session.run(self._report, {self._refused: order})
-                if order[1] < 0:
-                    return order[1]
+            time.sleep(meeting.POLL_SECS)
+            wait = self._wait
+            if wait is None:
                 continue
-            heard(order)
-            expected = order[1] + 1
+            if wait is not watched:
+                watched, waiting = wait, meeting.Waiting(self._cluster.name)
+            if self._give_up is not None and time.monotonic() >= wait[1]:
+                self._give_up()
+            if waiting.is_long():
+                waiting.look(self._cluster.describe(self._cluster.silent()) or "the others")
+
+
+class _ChiefHook(tf.train.SessionRunHook):
+    """Sends the others the variables to begin with, and watches the steps."""
+
+    def __init__(self, step):
+        self._step = step
+        self._watch = Watch(step.cluster)
+        self._send = None
+
+    def begin(self):
+        collectives = self._step.collectives(self._step.start_secs)
+        with tf.device("/cpu:0"):
+            self._send = collectives.broadcast(tf.global_variables(), sends=True)
+
+    def after_create_session(self, session, coord):
+        try:
+            with self._watch.during(0):
+                session.run(self._send)
+        except LOST:
+            raise Lost("lost another at the start") from None
+
+    def before_run(self, run_context):
+        self._watch.begins()
+
+    def after_run(self, run_context, run_values):
+        self._watch.ends()
