@@ -108,28 +108,25 @@ def _lost(children):
 
 
 def _end(children):
-    """Ends all children, the chief first, which saves."""
+    """Ends all children; waits for the chief to save, but not for one that hangs."""
     try:
-        if not _ended_within(children[CHIEF], 0.0):
-            children[CHIEF].terminate()
-            _ended_within(children[CHIEF], GRACE_SECS)
+        if children[CHIEF].poll() != 0:  # otherwise they end by themselves
+            for child in children:
+                child.terminate()
+        _wait(children[CHIEF], GRACE_SECS)
         deadline = time.monotonic() + LEAVE_SECS
         for child in children:
-            if children[CHIEF].returncode != 0:  # otherwise they end by themselves
-                child.terminate()
-        for child in children:
-            _ended_within(child, max(0.0, deadline - time.monotonic()))
+            _wait(child, max(0.0, deadline - time.monotonic()))
     finally:
         for child in children:
             child.kill()
             child.wait()
 
 
-def _ended_within(child, secs):
-    """Waits for a child's end, and returns whether it has come."""
+def _wait(child, secs):
+    """Waits for a child's end, but no longer than that."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(secs)
-    return child.returncode is not None
 
 
 @contextlib.contextmanager

@@ -131,7 +131,8 @@ def train(step, data, recipe, options, begin_anew):
         else:
             _follow(step, data, recipe, options, begin_anew)
     except Lost as lost:
-        print(f"{step.cluster.name}: {lost}; beginning anew", flush=True)
+        silent = step.cluster.describe(step.cluster.silent())
+        print(f"{step.cluster.name}: {lost}" + (f"; no answer from {silent}" if silent else ""), flush=True)
         begin_anew()
     else:
         _part(step)
