@@ -45,11 +45,11 @@ def run(*, local_workers, end_with_stdin, worker_hosts, task_index, listen_on_ne
 def train(cluster, begin_anew, values):
     """Trains as a worker, with the values of the flags."""
     agreed = {f"--{name}": values[name] for name in AGREED}
-    of_step = [values.pop(name) for name in ("all_reduce", "hang_secs", "max_wait_secs")]
+    kind, *seconds = (values.pop(name) for name in ("all_reduce", "hang_secs", "max_wait_secs"))
     batch_size, log_placement = values.pop("batch_size"), values.pop("log_device_placement")
     training = settings.training({name: value for name, value in values.items() if not name.startswith("eval_")})
-    step = workers.Workers(training.network, batch_size, log_placement, cluster, agreed, *of_step)
-    workers.train(step, training.data, training.recipe, training.options, begin_anew)
+    step = workers.Workers(training.network, batch_size, log_placement, cluster, agreed, kind, *seconds, begin_anew)
+    workers.train(step, training.data, training.recipe, training.options)
 
 
 def evaluate(values):

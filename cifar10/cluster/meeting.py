@@ -7,10 +7,9 @@ comes while the chief is still at its last training finds TensorFlow's server at
 the chief does, and tries again.
 """
 
+import contextlib
 import json
 import socket
-import socketserver
-import threading
 import time
 
 from cifar10.cluster import members
@@ -18,9 +17,10 @@ from cifar10.errors import ClusterError
 
 POLL_SECS = 0.5  # between two looks whether what is waited for has come; a signal waits as long
 LINE_SECS = 10.0  # between two lines that say what is waited for
-TALK_SECS = 5.0  # for one who is there to say something
-_GREETING = b"cifar10\n"
+TALK_SECS = 3.0  # for one who is there to say something
+_GREETING = "cifar10"
 _LONGEST = 2**16  # bytes of a line
+_LOST = (OSError, ValueError)  # of who is gone, or hangs
 
 
 class Waiting:
@@ -36,15 +36,11 @@ class Waiting:
         self._max_secs = max_secs
         self._since = self._told = time.monotonic()
 
-    def is_long(self):
-        """Returns whether it is time for a line."""
-        return time.monotonic() - self._told >= LINE_SECS
-
     def look(self, missing):
         """Is called again and again while waiting.
 
         Args:
-          missing: what is waited for, as text.
+          missing: function that returns what is waited for, as text.
 
         Raises:
           ClusterError: it has not come for max_secs.
@@ -53,12 +49,12 @@ class Waiting:
         waited = now - self._since
         if self._max_secs and waited >= self._max_secs:
             raise ClusterError(
-                f"{self._name}: waited {waited:.0f} s for {missing}; see what became of it, or give it more "
+                f"{self._name}: waited {waited:.0f} s for {missing()}; see what became of it, or give it more "
                 "--max_wait_secs"
             )
-        if self.is_long():
+        if now - self._told >= LINE_SECS:
             self._told = now
-            print(f"{self._name}: waiting for {missing} since {waited:.0f} s", flush=True)
+            print(f"{self._name}: waiting for {missing()} since {waited:.0f} s", flush=True)
 
 
 def lead(cluster, settings, start_step, max_wait_secs):
@@ -74,15 +70,22 @@ def lead(cluster, settings, start_step, max_wait_secs):
       ClusterError: the port is taken, or somebody has not come for max_wait_secs.
     """
     waiting = Waiting(cluster.name, max_wait_secs)
-    with _Meeting(cluster, settings, start_step) as meeting:
-        threading.Thread(target=meeting.serve_forever, args=[POLL_SECS], daemon=True).start()
-        try:
-            while not meeting.ends():
-                waiting.look(cluster.describe(meeting.missing()))
-                time.sleep(POLL_SECS)
-        finally:
-            meeting.over.set()
-            meeting.shutdown()
+    others = range(1, len(cluster.workers))
+    asked, guests = time.monotonic(), {}  # task: its _Line
+    with members.listen(cluster) as listener, contextlib.ExitStack() as stack:
+        listener.settimeout(POLL_SECS)
+        while missing := [task for task in others if task not in guests]:
+            with contextlib.suppress(*_LOST):
+                line = _Line(stack.enter_context(listener.accept()[0]))
+                if (task := _admitted(cluster, settings, line)) is not None:
+                    guests[task] = line  # whoever came as the same before is gone
+            if len(guests) == len(others) or time.monotonic() - asked >= POLL_SECS:
+                asked = time.monotonic()
+                guests = {task: line for task, line in guests.items() if _is_there(line, missing)}
+            waiting.look(lambda missing=missing: cluster.describe(missing))
+        for line in guests.values():
+            with contextlib.suppress(OSError):  # who is gone now will be missed at the first collective
+                line.say({"start_step": start_step})
 
 
 def join(cluster, settings, max_wait_secs):
@@ -97,108 +100,61 @@ def join(cluster, settings, max_wait_secs):
     waiting = Waiting(cluster.name, max_wait_secs)
     host, _, port = cluster.workers[0].rpartition(":")
     while True:
-        try:
-            with (
-                socket.create_connection((host.strip("[]"), int(port)), TALK_SECS) as each,
-                each.makefile("rwb") as file,
-            ):
-                if file.read(len(_GREETING)) == _GREETING:
-                    _say(file, {"task": cluster.task, "settings": settings})
-                    while "missing" in (told := _hear(file)):
-                        waiting.look(cluster.describe(told["missing"]))
-                        _say(file, {})
-                    if "refused" in told:
-                        raise ClusterError(f"{cluster.name}: was started with {told['refused']}")
-                    return told["start_step"]
-        except (OSError, ValueError):
-            pass  # it is not there, or not yet, or not any more
-        waiting.look(cluster.describe([0]))
+        with (
+            contextlib.suppress(*_LOST),
+            socket.create_connection((host.strip("[]"), int(port)), TALK_SECS) as connection,
+        ):
+            line = _Line(connection)
+            if line.hear() == _GREETING:
+                line.say({"task": cluster.task, "settings": settings})
+                while "missing" in (told := line.hear()):
+                    waiting.look(lambda told=told: cluster.describe(told["missing"]))
+                    line.say({})
+                if "refused" in told:
+                    raise ClusterError(f"{cluster.name}: was started with {told['refused']}")
+                return told["start_step"]
+        waiting.look(lambda: cluster.describe([0]))
         time.sleep(POLL_SECS)
 
 
-class _Meeting(socketserver.ThreadingTCPServer):
-    """The chief's side.
+class _Line:
+    """A connection on which one says and hears messages, of which each is a value of JSON."""
 
-    Attributes:
-      here: {task: the _Guest who came last}.
-      over: threading.Event: all have come, or the chief has given up.
-    """
+    def __init__(self, connection):
+        connection.settimeout(TALK_SECS)
+        self._connection = connection
+        self._reader = connection.makefile("rb")
 
-    def __init__(self, cluster, settings, start_step):
-        super().__init__(None, _Guest, bind_and_activate=False)
-        self.socket.close()
-        self.socket = members.listen(cluster)
-        self.cluster = cluster
-        self.settings = settings
-        self.start_step = start_step
-        self.here = {}
-        self.over = threading.Event()
-        self._changing = threading.Lock()
+    def say(self, message):
+        self._connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def missing(self):
-        """Returns the tasks of those who have not come."""
-        return [task for task in range(1, len(self.cluster.workers)) if task not in self.here]
-
-    def ends(self):
-        """Returns whether all have come; then nobody leaves any more."""
-        with self._changing:
-            if not self.missing():
-                self.over.set()
-            return self.over.is_set()
-
-    def comes(self, task, guest):
-        """Notes who has come; one who came as the same before is forgotten, for he must be gone."""
-        with self._changing:
-            self.here[task] = guest
-
-    def leaves(self, task, guest):
-        """Forgets a guest."""
-        with self._changing:
-            if not self.over.is_set() and self.here.get(task) is guest:
-                del self.here[task]
-
-    def handle_error(self, request, client_address):
-        """Whoever is gone, or talks nonsense, is nobody's concern."""
+    def hear(self):
+        """Returns the next message; raises a ValueError if it is none, or broken off."""
+        return json.loads(self._reader.readline(_LONGEST))
 
 
-class _Guest(socketserver.StreamRequestHandler):
-    """The chief's side of one connection, in a thread of its own."""
-
-    timeout = TALK_SECS
-
-    def handle(self):
-        meeting = self.server
-        self.wfile.write(_GREETING)
-        said = _hear(self.rfile)
-        task, settings = int(said["task"]), said["settings"]
-        if refused := self._difference(settings):
-            _say(self.wfile, {"refused": refused})
-            name = meeting.cluster.worker_name(task)
-            print(f"{meeting.cluster.name}: refused {name}, which was started with {refused}", flush=True)
-            return
-        meeting.comes(task, self)
-        try:
-            while not meeting.over.wait(POLL_SECS):
-                _say(self.wfile, {"missing": meeting.missing()})
-                _hear(self.rfile)
-        finally:
-            meeting.leaves(task, self)
-        if not meeting.missing() and meeting.here[task] is self:
-            _say(self.wfile, {"start_step": meeting.start_step})
-
-    def _difference(self, settings):
-        """Returns the first setting that is another than the chief's, as text, or None."""
-        for name, value in self.server.settings.items():
-            if settings.get(name) != value:
-                return f"{name}={settings.get(name)}, the chief with {name}={value}; start all with the same"
-        return None
+def _admitted(cluster, settings, line):
+    """Greets somebody at the chief's; returns the task that has come, or None if it must not stay."""
+    line.say(_GREETING)
+    match line.hear():
+        case {"task": int(task), "settings": dict(found)}:
+            pass
+        case _:  # somebody else's program
+            return None
+    for name, value in settings.items():
+        if found.get(name) != value:
+            refused = f"{name}={found.get(name)}, the chief with {name}={value}; start all with the same"
+            line.say({"refused": refused})
+            print(f"{cluster.name}: refused {cluster.worker_name(task)}, which was started with {refused}", flush=True)
+            return None
+    return task
 
 
-def _say(file, message):
-    file.write(json.dumps(message).encode() + b"\n")
-    file.flush()
-
-
-def _hear(file):
-    """Returns the next message; raises a ValueError if it is none, or broken off."""
-    return json.loads(file.readline(_LONGEST))
+def _is_there(line, missing):
+    """Tells somebody at the chief's who is missing; returns whether it is still there."""
+    try:
+        line.say({"missing": missing})
+        line.hear()
+    except _LOST:
+        return False
+    return True

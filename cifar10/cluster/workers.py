@@ -9,13 +9,12 @@ Whoever is lost, or hangs, is missed at the next collective, which fails and so 
 all processes begin anew: they meet, the chief tells the step and sends the variables, and training goes on.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
-import os
 import threading
 import time
+import typing
 
 import tensorflow.compat.v1 as tf
 
@@ -28,7 +27,7 @@ from cifar10.network.steps import Step
 from cifar10.runs import trainer
 
 THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine; more of them only take turns
-LEAST_START_SECS = 30.0  # for the others to build their graphs, the chief to restore and save
+START_SECS = 30.0  # for the others to build their graphs, and for the chief to restore and to save
 GRACE_SECS = 5.0  # for a collective to end by itself when its time is over
 
 
@@ -42,6 +41,7 @@ class Workers(Step):
       all_reduce: how gradients are brought together: see Collectives.
       hang_secs: seconds after which a worker that has not come to a collective hangs; 0: never.
       max_wait_secs: seconds to wait for workers who are not there; 0: for ever.
+      begin_anew: function that puts a new process in the place of this one.
     """
 
     cluster: members.Cluster = None
@@ -49,6 +49,7 @@ class Workers(Step):
     all_reduce: str = "auto"
     hang_secs: float = 60.0
     max_wait_secs: float = 0.0
+    begin_anew: typing.Callable = None
 
     lost = LOST
 
@@ -67,7 +68,7 @@ class Workers(Step):
     @property
     def start_secs(self):
         """Seconds after which a worker that has not come to the first collective hangs; 0: never."""
-        return self.hang_secs and max(self.hang_secs, LEAST_START_SECS)
+        return self.hang_secs and max(self.hang_secs, START_SECS)
 
     def agreed(self, examples):
         """Returns {name: value} in which all workers must agree, of one who trains on these records.Examples."""
@@ -77,7 +78,7 @@ class Workers(Step):
         meeting.lead(self.cluster, self.agreed(examples), start_step, self.max_wait_secs)
 
     def hooks(self):
-        return [_ChiefHook(self)]
+        return [_Together(self)]
 
     def collectives(self, timeout_secs):
         """Returns the Collectives of a graph."""
@@ -111,15 +112,14 @@ class Workers(Step):
         )
 
 
-def train(step, data, recipe, options, begin_anew):
+def train(step, data, recipe, options):
     """Takes this process's part in the training, until that has ended.
 
     Args:
       step: the Workers.
       data: the trainer.TrainingData.
       recipe: the recipes.Recipe.
-      options: the run.RunOptions; of all but the chief max_steps only.
-      begin_anew: function that puts a new process in the place of this one.
+      options: the run.RunOptions, of which only max_steps is of use to others than the chief.
 
     Raises:
       UserError: what the user has to mend.
@@ -129,132 +129,85 @@ def train(step, data, recipe, options, begin_anew):
         if step.cluster.is_chief:
             trainer.train(step, data, recipe, options)
         else:
-            _follow(step, data, recipe, options, begin_anew)
+            _follow(step, data, recipe, options)
+        _part(step)
     except Lost as lost:
         silent = step.cluster.describe(step.cluster.silent())
-        print(f"{step.cluster.name}: {lost}" + (f"; no answer from {silent}" if silent else ""), flush=True)
-        begin_anew()
-    else:
-        _part(step)
+        print(f"{step.cluster.name}: {lost}; beginning anew" + (f" without {silent}" if silent else ""), flush=True)
+        step.begin_anew()
 
 
-def _follow(step, data, recipe, options, begin_anew):
+def _follow(step, data, recipe, options):
     """Does the same steps as the chief."""
     options, examples = trainer.prepare(step, data, recipe, options)
-    start_step = meeting.join(step.cluster, step.agreed(examples), step.max_wait_secs)
-    number = start_step
+    done = start_step = meeting.join(step.cluster, step.agreed(examples), step.max_wait_secs)
     with tf.Graph().as_default(), signals.deferred() as request:
-
-        def give_up():
-            if request.signum:
-                os._exit(128 + request.signum)
-            begin_anew()
-
-        watch = Watch(step.cluster, give_up)
         graph = trainer.build(step, data, recipe, options, examples, start_step)
-        receive = step.collectives(step.start_secs).broadcast(tf.global_variables(), sends=False)
-        initialize = [tf.global_variables_initializer(), tf.local_variables_initializer()]
-        try:
-            with watch.during(step.start_secs):
-                session = tf.Session(step.target, config=step.session_config())
-                session.run(initialize)
-                session.run(receive)
-            run = session.make_callable([graph.loss, graph.train_op])
-            for number in range(start_step, options.max_steps):
-                with watch.during(step.hang_secs):
-                    loss, _ = run()
-                if not math.isfinite(loss):
-                    raise RunError(f"step {number}: the loss is {loss}; training diverged, and the chief says more")
-                if request.signum:
+        config = step.session_config()
+        with tf.train.SingularMonitoredSession(step.hooks(), None, step.target, config) as session:
+            while done < options.max_steps and not request.signum:
+                try:
+                    loss, _ = session.run([graph.loss, graph.train_op])
+                except LOST:
                     break
-        except LOST:
-            if not request.signum:
-                raise Lost(f"lost another at step {number}") from None
+                if not math.isfinite(loss):
+                    raise RunError(f"step {done}: the loss is {loss}; training diverged, and the chief says more")
+                done += 1
         if request.signum:
-            raise signals.Interrupted(request.signum, f" at step {number}")
+            raise signals.Interrupted(request.signum, f" at step {done}")
+    if done < options.max_steps:
+        raise Lost(f"lost another at step {done}")
 
 
 def _part(step):
-    """Waits until all have done all steps, and the chief has saved, so that nobody is missed who is not needed."""
-    with (
-        contextlib.suppress(LOST),
-        tf.Graph().as_default(),
-        tf.device("/cpu:0"),
-        Watch(step.cluster).during(0),
-        tf.Session(step.target, config=step.session_config()) as session,
-    ):
-        session.run(step.collectives(step.max_wait_secs).barrier())
-
-
-class Watch:
-    """A thread that looks, while this process waits for others, how long it has, and says who is missing."""
-
-    def __init__(self, cluster, give_up=None):
-        """
-        Args:
-          cluster: the members.Cluster.
-          give_up: function to be called when a wait has not ended in its time, or None.
-        """
-        self._cluster = cluster
-        self._give_up = give_up
-        self._wait = None  # (when it began, when it is to be given up)
-        threading.Thread(target=self._look, daemon=True).start()
-
-    def begins(self, max_secs=0.0):
-        """The process begins to wait; max_secs: when a collective fails; 0: never."""
-        now = time.monotonic()
-        self._wait = now, now + max_secs + GRACE_SECS if max_secs else math.inf
-
-    def ends(self):
-        """The process does not wait any more."""
-        self._wait = None
-
-    @contextlib.contextmanager
-    def during(self, max_secs):
-        """Begins, and ends in any case."""
-        self.begins(max_secs)
+    """Waits until all have done all steps, and the chief has saved; then nobody will be missed."""
+    config = step.session_config()
+    with tf.Graph().as_default(), tf.device("/cpu:0"), tf.Session(step.target, config=config) as session:
         try:
-            yield
-        finally:
-            self.ends()
-
-    def _look(self):
-        watched = waiting = None
-        while True:
-            time.sleep(meeting.POLL_SECS)
-            wait = self._wait
-            if wait is None:
-                continue
-            if wait is not watched:
-                watched, waiting = wait, meeting.Waiting(self._cluster.name)
-            if self._give_up is not None and time.monotonic() >= wait[1]:
-                self._give_up()
-            if waiting.is_long():
-                waiting.look(self._cluster.describe(self._cluster.silent()) or "the others")
+            session.run(step.collectives(step.max_wait_secs).barrier())
+        except LOST:
+            if not step.cluster.is_chief:  # which may have lost another at its last step
+                raise Lost("lost another at the end") from None
 
 
-class _ChiefHook(tf.train.SessionRunHook):
-    """Sends the others the variables to begin with, and watches the steps."""
+class _Together(tf.train.SessionRunHook):
+    """Brings the chief's variables to all, to begin with; says who is missing while the others are waited for."""
 
     def __init__(self, step):
         self._step = step
-        self._watch = Watch(step.cluster)
-        self._send = None
+        self._share = None
+        self._since = None  # when it began to wait for others
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def begin(self):
-        collectives = self._step.collectives(self._step.start_secs)
         with tf.device("/cpu:0"):
-            self._send = collectives.broadcast(tf.global_variables(), sends=True)
+            collectives = self._step.collectives(self._step.start_secs)
+            self._share = collectives.broadcast(tf.global_variables(), self._step.cluster.is_chief)
+        self._since = time.monotonic()
 
     def after_create_session(self, session, coord):
         try:
-            with self._watch.during(0):
-                session.run(self._send)
+            session.run(self._share)
         except LOST:
             raise Lost("lost another at the start") from None
+        self._since = None
 
     def before_run(self, run_context):
-        self._watch.begins()
+        self._since = time.monotonic()
 
     def after_run(self, run_context, run_values):
-        self._watch.ends()
+        self._since = None
+
+    def _watch(self):
+        cluster, watched, waiting = self._step.cluster, None, None
+        while True:
+            time.sleep(meeting.POLL_SECS)
+            since = self._since
+            if since != watched:
+                watched, waiting = since, meeting.Waiting(cluster.name)
+            if since is not None:
+                waiting.look(lambda: cluster.describe(cluster.silent()) or "the others")
+                limit = self._step.start_secs + GRACE_SECS
+                if self._step.hang_secs and not cluster.is_chief and time.monotonic() - since > limit:
+                    # Where the chief is gone before the first collective, TensorFlow waits for it for ever.
+                    self._step.begin_anew()
