@@ -130,7 +130,7 @@ def define_flags():
     absl_flags.DEFINE_list(
         "setups",
         ["one", "2towers", "2workers"],
-        "What to compare, as one, 2towers, 4towers, 2workers or 8workers+ring; the first is what all are compared with.",
+        "What to compare, as one, 2towers, 2workers or 8workers+ring; the first is what all are compared with.",
     )
     absl_flags.DEFINE_integer("steps", 50, "Steps of each training.", lower_bound=SKIPPED_STEPS + 2)
     absl_flags.DEFINE_integer("repetitions", 1, "How often each is timed.", lower_bound=1)

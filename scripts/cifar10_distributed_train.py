@@ -8,7 +8,6 @@ prints, and saves to --train_dir. An evaluator does what cifar10_eval.py does.
 """
 
 import dataclasses
-import functools
 import os
 import sys
 
@@ -39,16 +38,16 @@ def run(*, local_workers, end_with_stdin, worker_hosts, task_index, listen_on_ne
         evaluate(values)
     else:
         cluster = dataclasses.replace(cluster, listen_on_network=listen_on_network)
-        train(cluster, functools.partial(local.begin_anew, end_with_stdin), values)
+        train(cluster, end_with_stdin, values)
 
 
-def train(cluster, begin_anew, values):
+def train(cluster, supervised, values):
     """Trains as a worker, with the values of the flags."""
     agreed = {f"--{name}": values[name] for name in AGREED}
     kind, *seconds = (values.pop(name) for name in ("all_reduce", "hang_secs", "max_wait_secs"))
     batch_size, log_placement = values.pop("batch_size"), values.pop("log_device_placement")
     training = settings.training({name: value for name, value in values.items() if not name.startswith("eval_")})
-    step = workers.Workers(training.network, batch_size, log_placement, cluster, agreed, kind, *seconds, begin_anew)
+    step = workers.Workers(training.network, batch_size, log_placement, cluster, agreed, kind, *seconds, supervised)
     workers.train(step, training.data, training.recipe, training.options)
 
 

@@ -16,8 +16,7 @@ from cifar10.machine import devices
 POLL_SECS = 0.1  # between two looks whether a child has ended
 GRACE_SECS = 30.0  # for the chief to save when it is told to end, or has lost another
 LEAVE_SECS = 5.0  # for the others after it
-SHORT_SECS = 20.0  # a life that is shorter has led nowhere,
-MAX_SHORT_LIVES = 5  # and more of them in a row will not either
+MAX_LOSSES, LOSSES_SECS = 30, 600.0  # more losses in that time are no accidents
 CHIEF = 0
 BEGIN_ANEW = os.EX_TEMPFAIL  # exit code of a child that has lost another
 
@@ -42,18 +41,18 @@ def train(command, num_workers):
         ports.raise_loopback()
     with ports.reserved(num_workers) as numbers, _ended_by_signals():
         addresses = [f"127.0.0.1:{number}" for number in numbers]
-        short_lives = 0
+        losses = []
         while True:
-            started = time.monotonic()
             children = [_start(command, addresses, task) for task in range(num_workers)]
             try:
                 if not _lost(children):
                     return
             finally:
                 _end(children)
-            short_lives = short_lives + 1 if time.monotonic() - started < SHORT_SECS else 0
-            if short_lives > MAX_SHORT_LIVES:
-                raise ClusterError(f"lost a worker {short_lives} times within {SHORT_SECS:g} s; see above")
+            now = time.monotonic()
+            losses = [now, *(then for then in losses if now - then < LOSSES_SECS)]
+            if len(losses) > MAX_LOSSES:
+                raise ClusterError(f"lost workers {len(losses)} times within {LOSSES_SECS:g} s; see above")
             command = again(command)
 
 
@@ -112,6 +111,7 @@ def _end(children):
     try:
         if children[CHIEF].poll() != 0:  # otherwise they end by themselves
             for child in children:
+                child.send_signal(signal.SIGCONT)  # one that was stopped can then save
                 child.terminate()
         _wait(children[CHIEF], GRACE_SECS)
         deadline = time.monotonic() + LEAVE_SECS

@@ -23,6 +23,10 @@ _LONGEST = 2**16  # bytes of a line
 _LOST = (OSError, ValueError)  # of who is gone, or hangs
 
 
+class Missing(ClusterError):
+    """Somebody has not come."""
+
+
 class Waiting:
     """Says now and then what this process waits for, and gives up after a while."""
 
@@ -43,12 +47,12 @@ class Waiting:
           missing: function that returns what is waited for, as text.
 
         Raises:
-          ClusterError: it has not come for max_secs.
+          Missing: it has not come for max_secs.
         """
         now = time.monotonic()
         waited = now - self._since
         if self._max_secs and waited >= self._max_secs:
-            raise ClusterError(
+            raise Missing(
                 f"{self._name}: waited {waited:.0f} s for {missing()}; see what became of it, or give it more "
                 "--max_wait_secs"
             )
@@ -67,7 +71,8 @@ def lead(cluster, settings, start_step, max_wait_secs):
       max_wait_secs: seconds after which to give up; 0: never.
 
     Raises:
-      ClusterError: the port is taken, or somebody has not come for max_wait_secs.
+      ClusterError: the port is taken.
+      Missing: somebody has not come for max_wait_secs.
     """
     waiting = Waiting(cluster.name, max_wait_secs)
     others = range(1, len(cluster.workers))
@@ -95,7 +100,8 @@ def join(cluster, settings, max_wait_secs):
       cluster, settings, max_wait_secs: see lead.
 
     Raises:
-      ClusterError: the chief was started with other settings, or somebody has not come for max_wait_secs.
+      ClusterError: the chief was started with other settings.
+      Missing: somebody has not come for max_wait_secs.
     """
     waiting = Waiting(cluster.name, max_wait_secs)
     host, _, port = cluster.workers[0].rpartition(":")

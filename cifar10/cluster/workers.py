@@ -14,11 +14,10 @@ import functools
 import math
 import threading
 import time
-import typing
 
 import tensorflow.compat.v1 as tf
 
-from cifar10.cluster import meeting, members
+from cifar10.cluster import local, meeting, members
 from cifar10.cluster.collectives import LOST, Collectives
 from cifar10.errors import Lost, RunError
 from cifar10.machine import devices, signals
@@ -41,7 +40,7 @@ class Workers(Step):
       all_reduce: how gradients are brought together: see Collectives.
       hang_secs: seconds after which a worker that has not come to a collective hangs; 0: never.
       max_wait_secs: seconds to wait for workers who are not there; 0: for ever.
-      begin_anew: function that puts a new process in the place of this one.
+      supervised: whether local.train starts this process again, together with all others.
     """
 
     cluster: members.Cluster = None
@@ -49,7 +48,7 @@ class Workers(Step):
     all_reduce: str = "auto"
     hang_secs: float = 60.0
     max_wait_secs: float = 0.0
-    begin_anew: typing.Callable = None
+    supervised: bool = False
 
     lost = LOST
 
@@ -70,12 +69,17 @@ class Workers(Step):
         """Seconds after which a worker that has not come to the first collective hangs; 0: never."""
         return self.hang_secs and max(self.hang_secs, START_SECS)
 
+    @property
+    def meeting_secs(self):
+        """Seconds after which a worker that has not come to the meeting is given up; 0: never."""
+        return self.start_secs if self.supervised else self.max_wait_secs
+
     def agreed(self, examples):
         """Returns {name: value} in which all workers must agree, of one who trains on these records.Examples."""
         return {**self.settings, "number of workers": self.num_slices, "SHA-256 of the images": examples.sha256}
 
     def begin(self, start_step, examples):
-        meeting.lead(self.cluster, self.agreed(examples), start_step, self.max_wait_secs)
+        meeting.lead(self.cluster, self.agreed(examples), start_step, self.meeting_secs)
 
     def hooks(self):
         return [_Together(self)]
@@ -131,16 +135,18 @@ def train(step, data, recipe, options):
         else:
             _follow(step, data, recipe, options)
         _part(step)
-    except Lost as lost:
+    except (Lost, meeting.Missing) as lost:
+        if isinstance(lost, meeting.Missing) and not step.supervised:
+            raise
         silent = step.cluster.describe(step.cluster.silent())
         print(f"{step.cluster.name}: {lost}; beginning anew" + (f" without {silent}" if silent else ""), flush=True)
-        step.begin_anew()
+        local.begin_anew(step.supervised)
 
 
 def _follow(step, data, recipe, options):
     """Does the same steps as the chief."""
     options, examples = trainer.prepare(step, data, recipe, options)
-    done = start_step = meeting.join(step.cluster, step.agreed(examples), step.max_wait_secs)
+    done = start_step = meeting.join(step.cluster, step.agreed(examples), step.meeting_secs)
     with tf.Graph().as_default(), signals.deferred() as request:
         graph = trainer.build(step, data, recipe, options, examples, start_step)
         config = step.session_config()
@@ -210,4 +216,4 @@ class _Together(tf.train.SessionRunHook):
                 limit = self._step.start_secs + GRACE_SECS
                 if self._step.hang_secs and not cluster.is_chief and time.monotonic() - since > limit:
                     # Where the chief is gone before the first collective, TensorFlow waits for it for ever.
-                    self._step.begin_anew()
+                    local.begin_anew(self._step.supervised)
