@@ -76,7 +76,8 @@ class Workers(Step):
 
     def agreed(self, examples):
         """Returns {name: value} in which all workers must agree, of one who trains on these records.Examples."""
-        return {**self.settings, "number of workers": self.num_slices, "SHA-256 of the images": examples.sha256}
+        files = {f"SHA-256 of {name}": value for name, value in examples.sha256.items()}
+        return {**self.settings, "number of workers": self.num_slices, **files}
 
     def begin(self, start_step, examples):
         meeting.lead(self.cluster, self.agreed(examples), start_step, self.meeting_secs)
@@ -135,11 +136,14 @@ def train(step, data, recipe, options):
         else:
             _follow(step, data, recipe, options)
         _part(step)
-    except (Lost, meeting.Missing) as lost:
-        if isinstance(lost, meeting.Missing) and not step.supervised:
+    except meeting.Missing as missing:
+        if not step.supervised:
             raise
-        silent = step.cluster.describe(step.cluster.silent())
-        print(f"{step.cluster.name}: {lost}; beginning anew" + (f" without {silent}" if silent else ""), flush=True)
+        print(f"{missing}; beginning anew", flush=True)
+        local.begin_anew(step.supervised)
+    except Lost as lost:
+        silent = step.cluster.describe(step.cluster.silent()) or "everybody answers now"
+        print(f"{step.cluster.name}: {lost}; beginning anew ({silent})", flush=True)
         local.begin_anew(step.supervised)
 
 
