@@ -1,7 +1,7 @@
-"""What the workers' processes send each other in a step, by TensorFlow's collective ops: what is joined, what factored.
+"""What workers send each other, by TensorFlow's collective ops, which each of them must build alike.
 
-Every worker must build the same collectives in the same order. An op that waits for a process that is gone fails at
-once, one that waits for a process that hangs after a time; then no collective of this process works any more.
+An op that waits for a process that is gone fails at once, one that waits for a process that hangs fails after a time;
+then no collective of this process works any more.
 """
 
 import tensorflow.compat.v1 as tf
@@ -42,8 +42,8 @@ class Collectives:
     def all_reduce(self, variables, gradients, cross_entropy):
         """Brings the gradients of all workers together, as towers.update takes those of towers.
 
-        Local3's gradient travels as its factors: see _factors. No value is there before all are, so that what is done
-        with them is done with all, or with none if a collective fails.
+        Those of fully connected layers travel as their factors where that is less. No value is there before all are, so
+        that what is done with them is done with all, or with none if a collective fails.
 
         Args:
           variables: the trainable variables.
@@ -72,9 +72,9 @@ class Collectives:
             together.append([microbatches.pairwise_sum(values) / self._num_workers] if self._rings else values)
         return list(zip(*together, strict=True)), cross_entropies
 
-    def broadcast(self, variables, sends):
-        """Returns the op that brings the values of variables from the one worker that sends to all others."""
-        ops = []
+    def broadcast(self, sends):
+        """Returns the op that brings the values of all variables from the one worker that `sends` to the others."""
+        variables, ops = [*tf.global_variables(), *tf.local_variables()], []
         for number, dtype in enumerate(sorted({variable.dtype.base_dtype for variable in variables}, key=str)):
             same = [variable for variable in variables if variable.dtype.base_dtype == dtype]
             options = {**self._options, "instance_key": _BROADCAST + number}
@@ -101,18 +101,15 @@ class Collectives:
         if any(product.op.type != "MatMul" for product in products):
             return []
         numbers = sum(factor.shape.num_elements() for product in products for factor in product.op.inputs)
-        # A ring sends a tensor twice, however many the workers are.
-        instead = (
-            2 * gradient.shape.num_elements() / self._num_workers if self._rings else gradient.shape.num_elements()
-        )
-        return products if numbers < instead else []
+        times = 2 / self._num_workers if self._rings else 1  # a ring sends a tensor twice, however many the workers are
+        return products if numbers < times * gradient.shape.num_elements() else []
 
     def _travel(self, tensors, ways):
         """Returns of each tensor the list of all workers', or of their mean.
 
         Args:
           tensors: of float32.
-          ways: of each (whether it is there late, whether in a ring); those of one way travel as one.
+          ways: of each (whether it comes late, whether it goes in a ring); those of one way travel as one.
         """
         together = {}
         for i, way in enumerate(ways):

@@ -9,9 +9,8 @@ import sys
 import threading
 import time
 
-from cifar10.cluster import ports
 from cifar10.errors import ClusterError
-from cifar10.machine import devices
+from cifar10.machine import devices, ports
 
 POLL_SECS = 0.1  # between two looks whether a child has ended
 GRACE_SECS = 30.0  # for the chief to save when it is told to end, or has lost another
@@ -39,7 +38,7 @@ def train(command, num_workers):
         ports.move_to_private_network([sys.executable, *sys.argv])
     if ports.is_alone():
         ports.raise_loopback()
-    with ports.reserved(num_workers) as numbers, _ended_by_signals():
+    with ports.reserved(num_workers) as numbers:
         addresses = [f"127.0.0.1:{number}" for number in numbers]
         losses = []
         while True:
@@ -75,19 +74,13 @@ def begin_anew(supervised):
 
 
 def _start(command, addresses, task):
-    """Starts a worker."""
+    """Starts a worker, with a GPU of its own as long as there are any."""
     config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": task}}
-    environment = {**os.environ, **_gpus(task), "TF_CONFIG": json.dumps(config)}
+    environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+    if num_gpus := devices.num_gpus():
+        environment["CUDA_VISIBLE_DEVICES"] = str(task) if task < num_gpus else ""
     # In a session of its own, so that Ctrl-C reaches this process only, which sees to the right order.
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
-
-
-def _gpus(task):
-    """Returns the environment that gives each worker a GPU of its own, as long as there are any."""
-    count = devices.num_gpus()
-    if not count:
-        return {}
-    return {"CUDA_VISIBLE_DEVICES": str(task) if task < count else ""}
 
 
 def _lost(children):
@@ -127,21 +120,6 @@ def _wait(child, secs):
     """Waits for a child's end, but no longer than that."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(secs)
-
-
-@contextlib.contextmanager
-def _ended_by_signals():
-    """Makes the signals that end a program end it in an orderly way."""
-
-    def end(signum, frame):
-        raise SystemExit(128 + signum)
-
-    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def end_with_stdin():

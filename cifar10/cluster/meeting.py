@@ -31,20 +31,13 @@ class Waiting:
     """Says now and then what this process waits for, and gives up after a while."""
 
     def __init__(self, name, max_secs=0.0):
-        """
-        Args:
-          name: of this process.
-          max_secs: seconds after which to give up; 0: never.
-        """
+        """name: of this process; max_secs: seconds after which to give up, 0: never."""
         self._name = name
         self._max_secs = max_secs
         self._since = self._told = time.monotonic()
 
     def look(self, missing):
-        """Is called again and again while waiting.
-
-        Args:
-          missing: function that returns what is waited for, as text.
+        """Is called again and again while waiting; missing: function that returns what is waited for, as text.
 
         Raises:
           Missing: it has not come for max_secs.
@@ -86,7 +79,7 @@ def lead(cluster, settings, start_step, max_wait_secs):
                     guests[task] = line  # whoever came as the same before is gone
             if len(guests) == len(others) or time.monotonic() - asked >= POLL_SECS:
                 asked = time.monotonic()
-                guests = {task: line for task, line in guests.items() if _is_there(line, missing)}
+                guests = {task: line for task, line in guests.items() if line.asks({"missing": missing})}
             waiting.look(lambda missing=missing: cluster.describe(missing))
         for line in guests.values():
             with contextlib.suppress(OSError):  # who is gone now will be missed at the first collective
@@ -138,6 +131,14 @@ class _Line:
         """Returns the next message; raises a ValueError if it is none, or broken off."""
         return json.loads(self._reader.readline(_LONGEST))
 
+    def asks(self, message):
+        """Says something that is to be answered; returns whether it is, whatever the answer."""
+        with contextlib.suppress(*_LOST):
+            self.say(message)
+            self.hear()
+            return True
+        return False
+
 
 def _admitted(cluster, settings, line):
     """Greets somebody at the chief's; returns the task that has come, or None if it must not stay."""
@@ -154,13 +155,3 @@ def _admitted(cluster, settings, line):
             print(f"{cluster.name}: refused {cluster.worker_name(task)}, which was started with {refused}", flush=True)
             return None
     return task
-
-
-def _is_there(line, missing):
-    """Tells somebody at the chief's who is missing; returns whether it is still there."""
-    try:
-        line.say({"missing": missing})
-        line.hear()
-    except _LOST:
-        return False
-    return True

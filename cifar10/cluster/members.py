@@ -10,8 +10,8 @@ import socket
 
 import tensorflow.compat.v1 as tf
 
-from cifar10.cluster import ports
 from cifar10.errors import ClusterError, reason
+from cifar10.machine import ports
 
 JOBS = ("chief", "worker", "evaluator")
 _ONE_CHIEF = ("chief", "master")  # the latter is the older name
@@ -83,15 +83,10 @@ class Cluster:
 
 
 def find(tf_config, worker_hosts, task_index, local_workers=0):
-    """Returns the Cluster from the one source that there must be, or None for one that is yet to be started here.
-
-    Args:
-      tf_config: value of TF_CONFIG, or None.
-      worker_hosts, task_index: see from_hosts.
-      local_workers: number of workers to be started on this machine.
+    """Returns the Cluster that TF_CONFIG (or None) or the flags describe, or None for one that is to be started here.
 
     Raises:
-      ClusterError: there is no source, or more than one, or it is wrong.
+      ClusterError: there is no description, or more than one, or it is wrong.
     """
     sources = {"TF_CONFIG": tf_config, "--worker_hosts": worker_hosts, "--local_workers": local_workers}
     given = [name for name, value in sources.items() if value]
@@ -109,13 +104,10 @@ def find(tf_config, worker_hosts, task_index, local_workers=0):
 
 
 def from_tf_config(text):
-    """Returns the Cluster that TF_CONFIG describes.
+    """Returns the Cluster that TF_CONFIG describes, or raises a ClusterError.
 
     Args:
-      text: the value of TF_CONFIG: JSON with "cluster", {job: [host:port]}, and "task", {"type": job, "index": number}.
-
-    Raises:
-      ClusterError: it is not that.
+      text: JSON with "cluster", {job: [host:port]}, and "task", {"type": job, "index": number}.
     """
     try:
         config = json.loads(text)
@@ -150,11 +142,7 @@ def from_tf_config(text):
 
 
 def from_hosts(worker_hosts, task_index):
-    """Returns the Cluster of a list of addresses, host:port each; worker 0 is the chief.
-
-    Raises:
-      ClusterError: task_index is no number of its, or one is no address.
-    """
+    """Returns the Cluster of a list of addresses, host:port, or raises a ClusterError; worker 0 is the chief."""
     return _checked(Cluster(tuple(worker_hosts), "worker", task_index), "--worker_hosts")
 
 
@@ -175,8 +163,8 @@ def _checked(cluster, source):
     return cluster
 
 
-def refuse_other_machines(cluster):
-    """Raises a ClusterError where other machines would have to connect, and listen_on_network does not permit it."""
+def _refuse_other_machines(cluster):
+    """Raises a ClusterError where other machines would have to connect, and may not."""
     elsewhere = [address for address in cluster.workers if not ports.is_loopback(address)]
     if elsewhere and not cluster.listen_on_network:
         raise ClusterError(
@@ -186,10 +174,10 @@ def refuse_other_machines(cluster):
 
 
 def serve(cluster, config):
-    """Starts the server of this process, which others reach at its address for as long as the process lives.
+    """Starts the server of a worker, which others reach at its address for as long as the process lives.
 
     Args:
-      cluster: a Cluster of which this process is a worker.
+      cluster: the Cluster.
       config: tf.ConfigProto of its devices and threads.
 
     Returns:
@@ -198,7 +186,7 @@ def serve(cluster, config):
     Raises:
       ClusterError: the port is taken, or is to be open to other machines without listen_on_network.
     """
-    refuse_other_machines(cluster)
+    _refuse_other_machines(cluster)
     spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
     try:
         server = tf.train.Server(spec, job_name="worker", task_index=cluster.task, config=config, start=False)
@@ -216,7 +204,7 @@ def listen(cluster):
     Raises:
       ClusterError: the port is taken, or is to be open to other machines without listen_on_network.
     """
-    refuse_other_machines(cluster)
+    _refuse_other_machines(cluster)
     host, _, port = cluster.address.rpartition(":")
     try:
         if cluster.listen_on_network:  # on all interfaces, because the name may be that of a relay, as in Kubernetes

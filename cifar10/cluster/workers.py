@@ -120,15 +120,7 @@ class Workers(Step):
 def train(step, data, recipe, options):
     """Takes this process's part in the training, until that has ended.
 
-    Args:
-      step: the Workers.
-      data: the trainer.TrainingData.
-      recipe: the recipes.Recipe.
-      options: the run.RunOptions, of which only max_steps is of use to others than the chief.
-
-    Raises:
-      UserError: what the user has to mend.
-      signals.Interrupted: a signal came; if this is the chief, the run was saved.
+    Args and Raises as of trainer.train; of the options only max_steps is of use to others than the chief.
     """
     try:
         if step.cluster.is_chief:
@@ -140,10 +132,10 @@ def train(step, data, recipe, options):
         if not step.supervised:
             raise
         print(f"{missing}; beginning anew", flush=True)
-        local.begin_anew(step.supervised)
+        local.begin_anew(supervised=True)
     except Lost as lost:
-        silent = step.cluster.describe(step.cluster.silent()) or "everybody answers now"
-        print(f"{step.cluster.name}: {lost}; beginning anew ({silent})", flush=True)
+        silent = step.cluster.describe(step.cluster.silent()) or "nobody"
+        print(f"{step.cluster.name}: {lost}; beginning anew (no answer from: {silent})", flush=True)
         local.begin_anew(step.supervised)
 
 
@@ -192,7 +184,7 @@ class _Together(tf.train.SessionRunHook):
     def begin(self):
         with tf.device("/cpu:0"):
             collectives = self._step.collectives(self._step.start_secs)
-            self._share = collectives.broadcast(tf.global_variables(), self._step.cluster.is_chief)
+            self._share = collectives.broadcast(sends=self._step.cluster.is_chief)
         self._since = time.monotonic()
 
     def after_create_session(self, session, coord):

@@ -11,7 +11,7 @@ import time
 
 from helpers import SCRIPTS, arguments, environment
 
-from cifar10.cluster import ports
+from cifar10.machine import ports
 from cifar10.runs import history
 
 SMALL = {"batch_size": 8, "microbatch_size": 8, "save_summaries_steps": 0}

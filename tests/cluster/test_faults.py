@@ -42,7 +42,8 @@ def test_killed_or_stopped_at_random_they_end_with_the_weights_of_one_process(st
     """No step is trained twice but those that were lost with a chief that was killed; it saves every tenth."""
     train_dir, one = tmp_path / "train", tmp_path / "one"
     steps = (FAULTS + 1) * STEPS_A_FAULT
-    values = {"max_steps": steps, "save_checkpoint_steps": 10, "save_summaries_steps": 0, "microbatch_size": 8}
+    # Of the fast recipe, whose momentum has to be saved, and brought to the others, too.
+    values = {"max_steps": steps, "save_checkpoint_steps": 10, "save_summaries_steps": 0, "recipe": "fast"}
     run_script("cifar10_train", *arguments(synthetic_dir, one, **values, batch_size=16), check=0, timeout=600)
     parent = start(cluster_flags(synthetic_dir, train_dir, **values, local_workers=2, hang_secs=HANG_SECS))
     parent.wait_for(": step 0,")

@@ -10,8 +10,9 @@ import time
 import pytest
 from processes import free_addresses
 
-from cifar10.cluster import meeting, members, ports
+from cifar10.cluster import meeting, members
 from cifar10.errors import ClusterError
+from cifar10.machine import ports
 
 SETTINGS = {"--seed": 0, "--lrn": "auto", "--microbatch_size": None}
 

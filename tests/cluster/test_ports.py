@@ -12,8 +12,9 @@ import tensorflow.compat.v1 as tf
 from helpers import environment
 from processes import free_addresses
 
-from cifar10.cluster import local, members, ports
+from cifar10.cluster import local, members
 from cifar10.errors import ClusterError
+from cifar10.machine import ports
 
 
 def test_other_machines_are_refused_unless_they_are_allowed():
@@ -117,7 +118,7 @@ def test_where_a_port_cannot_be_closed_nothing_is_started(monkeypatch):
 
 def test_a_network_of_its_own_reaches_this_process_and_nobody_else():
     code = """
-from cifar10.cluster import ports
+from cifar10.machine import ports
 import socket
 assert ports.is_alone()
 ports.raise_loopback()

@@ -106,7 +106,7 @@ def test_who_is_missing_or_hangs_is_said_and_who_differs_refused_and_all_end_wit
     stopped, seen = time.time(), len(chief.text())
     os.kill(worker.pid, signal.SIGSTOP)
     chief.wait_for(rf"\nchief: waiting for worker 0 \({address}\) since 1\d s\n", 15, seen)
-    chief.wait_for(r"\nchief: lost another at step \d+; saved as .*; beginning anew \(worker 0 ", 15, seen)
+    chief.wait_for(r"\nchief: lost another at step \d+; saved as .*; beginning anew \(no answer from: worker 0 ", 15, seen)
     assert 12 < time.time() - stopped < 12 + 5
     os.kill(worker.pid, signal.SIGCONT)  # it finds that it was given up, and begins anew as well
     for each in (chief, worker, evaluator):

@@ -46,7 +46,7 @@ def trained(step, examples, recipe=recipes.TUTORIAL):
         graph = trainer.build(step, DATA, recipe, RunOptions("", max_steps=20), examples, 0)
         share = tf.no_op()
         if step.num_slices > 1:
-            share = step.collectives(60.0).broadcast(tf.global_variables(), sends=step.cluster.is_chief)
+            share = step.collectives(60.0).broadcast(sends=step.cluster.is_chief)
         with tf.Session(step.target, config=step.session_config()) as session:
             session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
             session.run(share)
