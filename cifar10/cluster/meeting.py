@@ -16,7 +16,7 @@ from cifar10.cluster import members
 from cifar10.errors import ClusterError
 
 POLL_SECS = 0.5  # between two looks whether what is waited for has come; a signal waits as long
-LINE_SECS = 10.0  # between two lines that say what is waited for
+LINE_SECS = 8.0  # between two lines that say what is waited for; to find that out takes another second or two
 TALK_SECS = 3.0  # for one who is there to say something
 _GREETING = "cifar10"
 _LONGEST = 2**16  # bytes of a line

@@ -16,7 +16,7 @@ import cifar10
     [
         ("cifar10_train", "train_dir max_steps log_frequency seed restart save_checkpoint_secs keep_checkpoints"),
         ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus variables_on log_device_placement profile_steps"),
-        ("cifar10_distributed_train", "worker_hosts ps_hosts job_name task_index sync backup_workers local_workers"),
+        ("cifar10_distributed_train", "worker_hosts task_index all_reduce hang_secs max_wait_secs local_workers"),
         ("cifar10_compare", "setups steps repetitions evaluate_too"),
         ("cifar10_eval", "eval_dir eval_data checkpoint_dir eval_interval_secs num_examples run_once"),
         ("cifar10_predict", "top_k json checkpoint checkpoint_dir use_moving_averages crop"),
