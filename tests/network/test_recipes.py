@@ -130,7 +130,7 @@ def test_a_step_that_overflows_in_float16_changes_neither_weights_nor_momentum(g
 
 def test_momentum_is_beside_its_variable_and_in_no_checkpoint(graph):
     """Of two devices, each holds the momentum of what it holds."""
-    devices = itertools.cycle(["/cpu:0", "/cpu:1"])
+    devices = itertools.cycle(["/device:CPU:0", "/device:CPU:1"])
     with tf.device(lambda op: op.device or (next(devices) if op.type == "VarHandleOp" else "")):
         build_update(momentum=0.9)
     device = {variable.op.name: variable.device for variable in tf.trainable_variables()}
