@@ -158,7 +158,7 @@ def _follow(step, data, recipe, options):
         if request.signum:
             raise signals.Interrupted(request.signum, f" at step {done}")
     if done < options.max_steps:
-        raise Lost(f"lost another at step {done}")
+        raise Lost(f"lost another process at step {done}")
 
 
 def _part(step):
@@ -169,7 +169,7 @@ def _part(step):
             session.run(step.collectives(step.max_wait_secs).barrier())
         except LOST:
             if not step.cluster.is_chief:  # which may have lost another at its last step
-                raise Lost("lost another at the end") from None
+                raise Lost("lost another process at the end") from None
 
 
 class _Together(tf.train.SessionRunHook):
@@ -191,7 +191,7 @@ class _Together(tf.train.SessionRunHook):
         try:
             session.run(self._share)
         except LOST:
-            raise Lost("lost another at the start") from None
+            raise Lost("lost another process at the start") from None
         self._since = None
 
     def before_run(self, run_context):

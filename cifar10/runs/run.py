@@ -230,9 +230,10 @@ class Run:
                         run_step(session, graph.train_op, request)
                         run_step = self._run_step
                 except step.lost:
+                    print(f"step {self.step}: lost another process; saving", flush=True)
                     save.end(session.raw_session())
                     if not request.signum:
-                        raise Lost(f"lost another at step {self.step}; saved as {self.checkpoint}") from None
+                        raise Lost(f"saved as {self.checkpoint}") from None
             if request.signum:
                 raise self._interrupted(request)
         self._record_stop(history.FINISHED)

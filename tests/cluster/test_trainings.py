@@ -107,9 +107,9 @@ def test_who_is_missing_or_hangs_is_said_and_who_differs_refused_and_all_end_wit
     os.kill(worker.pid, signal.SIGSTOP)
     chief.wait_for(rf"(?m)^chief: waiting for worker 0 \({address}\) since \d s$", 15, seen)
     assert time.time() - stopped < 10.5  # within 10 s, and what it takes to read that
-    lost = r"(?m)^chief: lost another at step \d+; saved as .*; beginning anew \(no answer from: worker 0 "
-    chief.wait_for(lost, 15, seen)
+    chief.wait_for(r"(?m)^step \d+: lost another process; saving$", 15, seen)
     assert 12 < time.time() - stopped < 12 + 5
+    chief.wait_for(r"(?m)^chief: saved as .*ckpt-\d+; beginning anew \(no answer from: worker 0 ", 30, seen)
     os.kill(worker.pid, signal.SIGCONT)  # it finds that it was given up, and begins anew as well
     for each in (chief, worker, evaluator):
         each.end()
@@ -165,8 +165,8 @@ def test_a_connection_that_is_cut_is_noticed_and_mended(start, synthetic_dir, tm
     members[0].wait_for(": step 20,")
     to_chief.whole.clear()
     to_worker.whole.clear()
-    for i, each in enumerate(members):
-        each.wait_for(rf"worker {i}: lost another at step", 4 + 5)
+    for each in members:
+        each.wait_for("lost another process", 4 + 5)
     to_chief.whole.set()
     to_worker.whole.set()
     for each in members:
