@@ -26,7 +26,7 @@ def plan():
     for number in range(FAULTS):
         worker, signum = draw.randrange(2), draw.choice([signal.SIGKILL, signal.SIGSTOP])
         if number < 3:  # so that no run is without these
-            worker, signum = [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)][number]
+            worker, signum = [(1, signal.SIGKILL), (0, signal.SIGKILL), (0, signal.SIGSTOP)][number]
         step = (number + draw.uniform(0.3, 1)) * STEPS_A_FAULT
         # Some come while the workers are still beginning anew.
         secs = draw.uniform(0, 10) if number >= 3 and draw.random() < 0.3 else None

@@ -78,6 +78,32 @@ def test_five_workers_in_a_ring_train_nearly_as_one_device_does_and_all_alike(no
         assert all(np.array_equal(other[name], first[name]) for name in first)
 
 
+def test_all_variables_of_the_chief_are_brought_to_the_others():
+    """Those that checkpoints do not hold, as momentum, too; of any type."""
+
+    def share(step):
+        with tf.Graph().as_default(), tf.device("/cpu:0"):
+            for name, value, local in (("a", [1.5, 2.5], False), ("b", [[3.5]], True), ("c", 4, False), ("d", 5, True)):
+                collection = tf.GraphKeys.LOCAL_VARIABLES if local else tf.GraphKeys.GLOBAL_VARIABLES
+                own = np.array(value) * (1 + step.cluster.task)
+                own = own.astype(np.int64 if isinstance(value, int) else np.float32)
+                tf.get_variable(name, initializer=own, collections=[collection], use_resource=True)
+            variables = [*tf.global_variables(), *tf.local_variables()]
+            share = step.collectives(60.0).broadcast(sends=step.cluster.is_chief)
+            with tf.Session(step.target, config=step.session_config()) as session:
+                session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+                session.run(share)
+                return session.run({variable.op.name: variable for variable in variables})
+
+    for found in in_company(3, share):
+        assert {name: value.tolist() for name, value in found.items()} == {
+            "a": [1.5, 2.5],
+            "b": [[3.5]],
+            "c": 4,
+            "d": 5,
+        }
+
+
 @pytest.mark.parametrize(
     ("kind", "num_workers", "ring"), [("auto", 4, False), ("auto", 5, True), ("gather", 5, False), ("ring", 2, True)]
 )
