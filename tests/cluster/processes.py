@@ -46,7 +46,7 @@ class Process:
     def text(self):
         return self.log.read_text()
 
-    def wait_for(self, pattern, secs=90, after=0):
+    def wait_for(self, pattern, secs=120, after=0):
         """Waits for the pattern in what is printed behind the first `after` characters."""
         started = time.time()
         while not re.search(pattern, self.text()[after:]):
@@ -59,7 +59,7 @@ class Process:
         self.members = children(self.pid)
         return self.members
 
-    def end(self, code=0, secs=90):
+    def end(self, code=0, secs=240):
         assert self.process.wait(secs) == code, self.text()
 
     def clear(self):

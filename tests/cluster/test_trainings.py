@@ -1,5 +1,6 @@
 """Whole trainings across machines, with real processes on 127.0.0.1."""
 
+import contextlib
 import os
 import re
 import signal
@@ -125,52 +126,68 @@ class Relay:
         host, _, port = address.rpartition(":")
         self._to = host, int(port)
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets = [self._listener]
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.whole = threading.Event()
         self.whole.set()
-        self._sockets = [self._listener]
         threading.Thread(target=self._serve, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # which ends the threads that wait for it
+            each.close()
 
     def _serve(self):
         while True:
             try:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._to) if self.whole.is_set() else None
             except OSError:
-                continue
-            self._sockets += [near, far]
-            for ends in [(near, far), (far, near)] if far else []:
-                threading.Thread(target=self._hand_on, args=ends, daemon=True).start()
+                return  # closed
+            self._sockets.append(near)
+            far = socket.socket()
+            self._sockets.append(far)
+            if self.whole.is_set():
+                with contextlib.suppress(OSError):
+                    far.connect(self._to)
+                    threading.Thread(target=self._hand_on, args=[near, far], daemon=True).start()
+                    threading.Thread(target=self._hand_on, args=[far, near], daemon=True).start()
+                    continue
+                near.close()  # nobody is there
 
     def _hand_on(self, source, destination):
-        try:
+        with contextlib.suppress(OSError):
             while data := source.recv(2**16):
                 self.whole.wait()
                 destination.sendall(data)
             destination.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
 
 def test_a_connection_that_is_cut_is_noticed_and_mended(start, synthetic_dir, tmp_path):
     """Neither side is told: what the one sends does not arrive at the other."""
     chief_address, address = free_addresses(2)
-    to_chief, to_worker = Relay(chief_address), Relay(address)
     flags = cluster_flags(synthetic_dir, tmp_path / "train", max_steps=100, hang_secs=4)
-    views = [[chief_address, to_worker.address], [to_chief.address, address]]  # each has its own address, and a relay
-    members = [
-        start(flags, {"cluster": {"worker": view}, "task": {"type": "worker", "index": i}})
-        for i, view in enumerate(views)
-    ]
-    members[0].wait_for(": step 20,")
-    to_chief.whole.clear()
-    to_worker.whole.clear()
-    for each in members:
-        each.wait_for("lost another process", 4 + 5)
-    to_chief.whole.set()
-    to_worker.whole.set()
-    for each in members:
-        each.end()
+    with Relay(chief_address) as to_chief, Relay(address) as to_worker:
+        views = [
+            [chief_address, to_worker.address],
+            [to_chief.address, address],
+        ]  # each has its own address, and a relay
+        members = [
+            start(flags, {"cluster": {"worker": view}, "task": {"type": "worker", "index": i}})
+            for i, view in enumerate(views)
+        ]
+        members[0].wait_for(": step 20,")
+        to_chief.whole.clear()
+        to_worker.whole.clear()
+        for each in members:
+            each.wait_for("lost another process", 4 + 5)
+        to_chief.whole.set()
+        to_worker.whole.set()
+        for each in members:
+            each.end()
     assert [line["step"] for line in metrics(tmp_path / "train")] == list(range(100))
 
 
