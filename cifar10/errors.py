@@ -17,6 +17,10 @@ class ClusterError(UserError):
     """A cluster that is described wrongly, may not be, or of which a part is missing."""
 
 
+class Lost(Exception):
+    """Other processes that a step needs are gone, or hang. The step has changed nothing, and the run is saved."""
+
+
 def reason(error):
     """Returns the first line of an error's message, which in TensorFlow may run over many."""
     text = getattr(error, "strerror", None) or str(getattr(error, "message", error))

@@ -30,14 +30,14 @@ from cifar10.data import datasets, download
 from cifar10.errors import RunError
 from cifar10.runs import checkpoints, history
 
-SETUP = r"(one|(\d+)towers|(\d+)workers(\+(\d+)ps)?)"
+SETUP = r"(one|(\d+)towers|(\d+)workers(\+ring)?)"
 SKIPPED_STEPS = 10  # before the clock runs
 NET_DEV = "/proc/net/dev"  # of Linux; elsewhere the bytes are not known
 
 
 def command(setup, batch_size):
     """Returns the script of a setup, its flags, and its name in the table."""
-    _, towers, workers, _, ps = re.fullmatch(SETUP, setup).groups()
+    _, towers, workers, ring = re.fullmatch(SETUP, setup).groups()
     count = int(towers or workers or 1)
     if batch_size % count:
         raise RunError(f"--batch_size={batch_size}: cannot be divided among the {count} devices of {setup}")
@@ -45,8 +45,9 @@ def command(setup, batch_size):
     if towers:
         return "cifar10_multi_gpu_train.py", [*size, f"--num_gpus={count}"], f"{count} towers x {batch_size // count}"
     if workers:
-        name = f"{count} workers x {batch_size // count}" + (f", {ps} ps" if ps else "")
-        return "cifar10_distributed_train.py", [*size, f"--local_workers={count}", f"--local_ps={ps or 0}"], name
+        kind = "ring" if ring else "auto"
+        name = f"{count} workers x {batch_size // count}" + (", ring" if ring else "")
+        return "cifar10_distributed_train.py", [*size, f"--local_workers={count}", f"--all_reduce={kind}"], name
     return "cifar10_train.py", size, f"1 x {batch_size}"
 
 
@@ -129,7 +130,7 @@ def define_flags():
     absl_flags.DEFINE_list(
         "setups",
         ["one", "2towers", "2workers"],
-        "What to compare, as one, 2towers, 4towers, 2workers or 2workers+1ps; the first is what all are compared with.",
+        "What to compare, as one, 2towers, 2workers or 8workers+ring; the first is what all are compared with.",
     )
     absl_flags.DEFINE_integer("steps", 50, "Steps of each training.", lower_bound=SKIPPED_STEPS + 2)
     absl_flags.DEFINE_integer("repetitions", 1, "How often each is timed.", lower_bound=1)
@@ -137,7 +138,7 @@ def define_flags():
     absl_flags.register_validator(
         "setups",
         lambda setups: setups and all(re.fullmatch(SETUP, setup) for setup in setups),
-        "write them as one, 2towers, 2workers or 2workers+1ps",
+        "write them as one, 2towers, 2workers or 8workers+ring",
     )
 
 

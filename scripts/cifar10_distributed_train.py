@@ -1,90 +1,89 @@
 #!/usr/bin/env python3
 """Trains the CIFAR-10 network on several machines, with synchronous updates.
 
-Start it on each of them, with TF_CONFIG as Kubernetes' TFJob and Vertex AI set it, or with --worker_hosts, --ps_hosts,
---job_name and --task_index; or start a whole cluster on this machine with --local_workers. Every worker computes
---batch_size images a step: two workers with --batch_size=64 do what cifar10_train.py does with 128. The chief, which
-is the first worker, prints, and saves to --train_dir. An evaluator does what cifar10_eval.py does.
+Start it on each of them, with TF_CONFIG as Kubernetes' TFJob and Vertex AI set it, or with --worker_hosts and
+--task_index; or start a whole cluster on this machine with --local_workers. Every worker computes --batch_size images a
+step: two workers with --batch_size=64 do what cifar10_train.py does with 128. The chief, which is the first worker,
+prints, and saves to --train_dir. An evaluator does what cifar10_eval.py does.
 """
 
+import dataclasses
 import os
 import sys
 
 import cifar10_eval
 from absl import flags as absl_flags
 
-from cifar10 import flags
-from cifar10.cluster import local, members, roles
-from cifar10.data import datasets, download
+from cifar10 import flags, settings
+from cifar10.cluster import local, members, workers
+from cifar10.cluster.collectives import KINDS
+
+# Flags in which all workers must agree: what else they were given cannot change what is computed.
+AGREED = (
+    *("batch_size", "dataset", "num_held_out", "seed", "model", "lrn", "microbatch_size", "use_fp16"),
+    *("recipe", "max_steps", "all_reduce"),
+)
 
 
-def run(*, local_workers, local_ps, end_with_stdin, worker_hosts, ps_hosts, job_name, task_index, **options):
-    """Takes this process's part in the training; the parameters are the flags, options those of roles.train."""
+def run(*, local_workers, end_with_stdin, worker_hosts, task_index, listen_on_network, **values):
+    """Takes this process's part in the training; the parameters are the flags."""
     if end_with_stdin:
         local.end_with_stdin()
-    tf_config = os.environ.get("TF_CONFIG")
-    here = members.find(tf_config, worker_hosts, ps_hosts, job_name, task_index, local_workers)
-    if here is None:
-        data = datasets.named(options["dataset"], options["data_dir"])
-        download.ensure(data, options["data_dir"], options["data_url"], options["data_sha256"])
-        values = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        local.train([sys.executable, sys.argv[0], *values, "--end_with_stdin"], local_workers, local_ps)
-    elif here.job == "evaluator":
-        evaluate(**options)
+    cluster = members.find(os.environ.get("TF_CONFIG"), worker_hosts, task_index, local_workers)
+    if cluster is None:
+        settings.data_source(*(values[name] for name in ("dataset", "data_dir", "data_url", "data_sha256"))).ensure()
+        given = [f"--{name}={value}" for name, value in values.items() if value is not None]
+        local.train([sys.executable, sys.argv[0], *given, "--end_with_stdin"], local_workers)
+    elif cluster.job == "evaluator":
+        evaluate(values)
     else:
-        roles.train(here, **{name: value for name, value in options.items() if not name.startswith("eval_")})
+        cluster = dataclasses.replace(cluster, listen_on_network=listen_on_network)
+        train(cluster, end_with_stdin, values)
 
 
-def evaluate(
-    *,
-    data_dir,
-    dataset,
-    data_url,
-    data_sha256,
-    model,
-    batch_size,
-    use_fp16,
-    train_dir,
-    eval_dir,
-    eval_interval_secs,
-    **_,
-):
+def train(cluster, supervised, values):
+    """Trains as a worker, with the values of the flags."""
+    agreed = {f"--{name}": values[name] for name in AGREED}
+    kind, *seconds = (values.pop(name) for name in ("all_reduce", "hang_secs", "max_wait_secs"))
+    batch_size, log_placement = values.pop("batch_size"), values.pop("log_device_placement")
+    training = settings.training({name: value for name, value in values.items() if not name.startswith("eval_")})
+    step = workers.Workers(training.network, batch_size, log_placement, cluster, agreed, kind, *seconds, supervised)
+    workers.train(step, training.data, training.recipe, training.options)
+
+
+def evaluate(values):
     """Evaluates each checkpoint in train_dir, as cifar10_eval.py does."""
+    same = ("data_dir", "dataset", "data_url", "data_sha256", "model", "batch_size", "use_fp16", "eval_dir")
     cifar10_eval.run(
-        data_dir=data_dir,
-        dataset=dataset,
-        data_url=data_url,
-        data_sha256=data_sha256,
+        **{name: values[name] for name in (*same, "eval_interval_secs")},
+        checkpoint_dir=values["train_dir"],
         eval_data="test",
         num_examples=None,
         views="1",
-        model=model,
-        batch_size=batch_size,
         use_moving_averages=True,
-        use_fp16=use_fp16,
-        checkpoint_dir=train_dir,
-        eval_dir=eval_dir,
-        eval_interval_secs=eval_interval_secs,
         run_once=False,
     )
 
 
 def define_flags():
     absl_flags.DEFINE_list("worker_hosts", [], "Addresses of the workers as host:port, the chief's first.")
-    absl_flags.DEFINE_list("ps_hosts", [], "Addresses of the parameter servers; without any the chief does their work.")
-    absl_flags.DEFINE_enum("job_name", "worker", ["worker", "ps", "evaluator"], "What this process is.")
-    absl_flags.DEFINE_integer("task_index", 0, "Which of the workers or parameter servers it is.", lower_bound=0)
-    absl_flags.DEFINE_boolean(
-        "sync",
-        True,
-        "Update the variables once for all workers together. --nosync: each worker on its own, as soon as it can; a "
-        "step then is one worker's.",
-    )
-    absl_flags.DEFINE_integer(
-        "backup_workers", 0, "How many workers, the slowest, a step does not wait for.", lower_bound=0
+    absl_flags.DEFINE_integer("task_index", 0, "Which of the workers this is.", lower_bound=0)
+    absl_flags.DEFINE_enum(
+        "all_reduce",
+        "auto",
+        KINDS,
+        "How workers bring their gradients together. gather: each gets those of all and adds them as towers do, to the "
+        "last bit. ring: they are added on the way, which sends less among many. auto: gather up to 4 workers.",
     )
     absl_flags.DEFINE_float(
-        "max_wait_secs", 3600.0, "How long to wait for a member that is not there; 0: for ever.", lower_bound=0.0
+        "hang_secs",
+        60.0,
+        "After how many seconds a worker hangs that has not come to a step, so that all begin anew; longer than the "
+        "chief needs for a checkpoint. 0: never.",
+        lower_bound=0.0,
+    )
+    absl_flags.DEFINE_float(
+        "max_wait_secs", 3600.0, "How long to wait for a worker that is not there; 0: for ever.", lower_bound=0.0
     )
     absl_flags.DEFINE_boolean(
         "listen_on_network",
@@ -98,9 +97,6 @@ def define_flags():
         0,
         "Start a cluster of so many workers on this machine, which nobody else reaches.",
         lower_bound=0,
-    )
-    absl_flags.DEFINE_integer(
-        "local_ps", 0, "How many parameter servers --local_workers starts beside the workers.", lower_bound=0
     )
     absl_flags.DEFINE_string("eval_dir", "/tmp/cifar10_eval", "Directory where an evaluator writes event logs.")
     absl_flags.DEFINE_integer(

@@ -9,25 +9,27 @@ import sys
 import threading
 import time
 
-from cifar10.cluster import ports
 from cifar10.errors import ClusterError
-from cifar10.machine import devices
+from cifar10.machine import devices, ports
 
 POLL_SECS = 0.1  # between two looks whether a child has ended
-GRACE_SECS = 30.0  # for the chief to save when it is told to end, and for the others after it
-MAX_RESTARTS = 5  # of one child
+GRACE_SECS = 30.0  # for the chief to save when it is told to end, or has lost another
+LEAVE_SECS = 5.0  # for the others after it
+MAX_LOSSES, LOSSES_SECS = 30, 600.0  # more losses in that time are no accidents
+CHIEF = 0
+BEGIN_ANEW = os.EX_TEMPFAIL  # exit code of a child that has lost another
 
 
-def train(command, num_workers, num_ps=0):
-    """Runs a cluster until its chief has ended; a child that is killed is started again.
+def train(command, num_workers):
+    """Runs a cluster until its chief has ended; where a child is killed, or hangs, all begin anew.
 
     No child outlives this process, however it ends: each of them reads its standard input, a pipe from this process, in
     end_with_stdin.
 
     Args:
-      command: list of strings: the program that takes the part that TF_CONFIG gives it, and its arguments.
+      command: list of strings: the program that takes the part that TF_CONFIG gives it, and its arguments. It ends with
+        the exit code BEGIN_ANEW when it has lost another.
       num_workers: number of workers; the first one is the chief.
-      num_ps: number of parameter servers; 0: the chief holds the variables.
 
     Raises:
       ClusterError: a child failed; it has said why.
@@ -36,102 +38,88 @@ def train(command, num_workers, num_ps=0):
         ports.move_to_private_network([sys.executable, *sys.argv])
     if ports.is_alone():
         ports.raise_loopback()
-    with ports.reserved(num_workers + num_ps) as numbers, _ended_by_signals():
+    with ports.reserved(num_workers) as numbers:
         addresses = [f"127.0.0.1:{number}" for number in numbers]
-        members = {"worker": addresses[:num_workers], "ps": addresses[num_workers:]}
-        children = {
-            f"{job} {task}": _Child(command, members, job, task) for job in members for task in range(len(members[job]))
-        }
-        try:
-            _watch(children)
-        finally:
-            _end(children)
+        losses = []
+        while True:
+            children = [_start(command, addresses, task) for task in range(num_workers)]
+            try:
+                if not _lost(children):
+                    return
+            finally:
+                _end(children)
+            now = time.monotonic()
+            losses = [now, *(then for then in losses if now - then < LOSSES_SECS)]
+            if len(losses) > MAX_LOSSES:
+                raise ClusterError(f"lost workers {len(losses)} times within {LOSSES_SECS:g} s; see above")
+            command = again(command)
 
 
-class _Child:
-    """A member's process."""
-
-    def __init__(self, command, members, job, task):
-        self._command = command
-        self._environment = {
-            **os.environ,
-            **_gpus(job, task),
-            "TF_CONFIG": json.dumps({"cluster": members, "task": {"type": job, "index": task}}),
-        }
-        self.restarts = 0
-        self.start()
-
-    def start(self):
-        # In a session of its own, so that Ctrl-C reaches this process only, which sees to the right order.
-        self.process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, env=self._environment, start_new_session=True
-        )
-
-    def send(self, signum):
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signum)
-
-    def ended_within(self, secs):
-        try:
-            self.process.wait(secs)
-            return True
-        except subprocess.TimeoutExpired:
-            return False
+def again(command):
+    """Returns the command with which a program goes on that has lost others: it moves no run aside any more."""
+    return command if command[-1] == "--norestart" else [*command, "--norestart"]
 
 
-def _gpus(job, task):
-    """Returns the environment that gives each worker a GPU of its own, as long as there are any."""
-    count = devices.num_gpus()
-    if not count:
-        return {}
-    return {"CUDA_VISIBLE_DEVICES": str(task) if job == "worker" and task < count else ""}
+def begin_anew(supervised):
+    """Puts a new process of the same program in the place of this one; never returns.
+
+    Args:
+      supervised: whether this is a child of `train`, which starts it again.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if supervised:
+        os._exit(BEGIN_ANEW)
+    os.execv(sys.executable, again([sys.executable, *sys.orig_argv[1:]]))
 
 
-def _watch(children):
-    """Returns when the chief has ended well; starts what is killed again."""
-    while children["worker 0"].process.poll() != 0:
-        for name, child in children.items():
-            code = child.process.poll()
-            if code is None or code == 0:
-                continue
-            if code > 0 or child.restarts == MAX_RESTARTS:
-                raise ClusterError(f"{name} failed; what it says is above")
-            child.restarts += 1
-            print(f"{name} was killed by {signal.Signals(-code).name}; starting it again", flush=True)
-            child.start()
+def _start(command, addresses, task):
+    """Starts a worker, with a GPU of its own as long as there are any."""
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": task}}
+    environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+    if num_gpus := devices.num_gpus():
+        environment["CUDA_VISIBLE_DEVICES"] = str(task) if task < num_gpus else ""
+    # In a session of its own, so that Ctrl-C reaches this process only, which sees to the right order.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+def _lost(children):
+    """Returns whether a child was lost, as soon as one is, or False once the chief has ended well."""
+    while children[CHIEF].poll() != 0:
+        for task, child in enumerate(children):
+            code = child.poll()
+            if code == BEGIN_ANEW:
+                return True
+            if code is not None and code < 0:
+                print(f"worker {task} was killed by {signal.Signals(-code).name}; all begin anew", flush=True)
+                return True
+            if code:
+                raise ClusterError(f"worker {task} failed; what it says is above")
         time.sleep(POLL_SECS)
+    return False
 
 
 def _end(children):
-    """Ends all children, the chief first, which saves."""
-    chief = children["worker 0"]
+    """Ends all children; waits for the chief to save, but not for one that hangs."""
     try:
-        chief.send(signal.SIGTERM)
-        chief.ended_within(GRACE_SECS)
-        deadline = time.time() + GRACE_SECS
-        for child in children.values():
-            if chief.process.returncode != 0:  # otherwise they end by themselves
-                child.send(signal.SIGTERM)
-            child.ended_within(max(0.0, deadline - time.time()))
+        if children[CHIEF].poll() != 0:  # otherwise they end by themselves
+            for child in children:
+                child.send_signal(signal.SIGCONT)  # one that was stopped can then save
+                child.terminate()
+        _wait(children[CHIEF], GRACE_SECS)
+        deadline = time.monotonic() + LEAVE_SECS
+        for child in children:
+            _wait(child, max(0.0, deadline - time.monotonic()))
     finally:
-        for child in children.values():
-            child.send(signal.SIGKILL)
-            child.process.wait()
+        for child in children:
+            child.kill()
+            child.wait()
 
 
-@contextlib.contextmanager
-def _ended_by_signals():
-    """Makes the signals that end a program end it in an orderly way."""
-
-    def end(signum, frame):
-        raise SystemExit(128 + signum)
-
-    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+def _wait(child, secs):
+    """Waits for a child's end, but no longer than that."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(secs)
 
 
 def end_with_stdin():

@@ -1,224 +1,215 @@
 """Data parallelism across machines: what towers are on one machine, workers are on several.
 
-The variables are with the parameter servers, or with the chief, which is the first worker, where there are none. For
-each step the chief orders a gradient of every worker; a worker reads the variables, computes its slice of the step's
-batch, leaves the gradients in slots of its own beside the variables, and reports; once all have reported, the chief
-adds what is in the slots, in the order of the workers, and updates the variables. So the step is that of as many
-towers. A worker's part in a step is one run of its graph, which begins with waiting for the order and prepares the next
-step's pictures as well. An asynchronous worker updates the variables itself, and gets a step of its own each time.
+Every worker holds all variables, computes its slice of each batch, brings its gradients together with those of all
+others, and makes the same update; so all have the same variables after it, and the step is that of as many towers. The
+chief, which is worker 0, trains as a single process does: it prints, saves and writes the dashboards. The others do the
+same steps and nothing else.
 
-What goes between them, and how, is in `exchange`; the chief's part is in `chief`.
+Whoever is lost, or hangs, is missed at the next collective, which fails and so changes nothing. The chief saves, and
+all processes begin anew: they meet, the chief tells the step and sends the variables, and training goes on.
 """
 
+import dataclasses
 import functools
-import re
+import math
+import threading
+import time
 
 import tensorflow.compat.v1 as tf
 
-from cifar10 import cifar10_input
-from cifar10.cluster import exchange
-from cifar10.data import datasets
-from cifar10.network import microbatches, model, recipes, summaries, towers, training
+from cifar10.cluster import local, meeting, members
+from cifar10.cluster.collectives import LOST, Collectives
+from cifar10.errors import Lost, RunError
+from cifar10.machine import devices, signals
+from cifar10.network import loss_scaling, microbatches, towers, training
+from cifar10.network.steps import Step
+from cifar10.runs import trainer
 
-REFUSED = r"assertion failed: \[(\d+) (-?\d+)\]"  # what TensorFlow's Assert says of an order
+THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine; more of them only take turns
+START_SECS = 30.0  # for the others to build their graphs, and for the chief to restore and to save
+GRACE_SECS = 5.0  # for a collective to end by itself when its time is over
 
 
-class Worker:
-    """One worker's part: its slice of each batch, and the gradients of that.
+@dataclasses.dataclass(frozen=True)
+class Workers(Step):
+    """The step of which every worker computes an equal slice of the batch.
 
     Attributes:
-      recipe: the recipes.Recipe.
-      global_batch_size: pictures a step, of all synchronous workers together.
-      shown: exchange.Slots of the summaries that the chief shows together with its own, or None.
+      cluster: the members.Cluster.
+      settings: {flag: value} in which all workers must agree.
+      all_reduce: how gradients are brought together: see Collectives.
+      hang_secs: seconds after which a worker that has not come to a collective hangs; 0: never.
+      max_wait_secs: seconds to wait for workers who are not there; 0: for ever.
+      supervised: whether local.train starts this process again, together with all others.
     """
 
-    def __init__(
-        self,
-        cluster,
-        batch_size,
-        sync=True,
-        save_summaries_steps=0,
-        build=model.inference,
-        recipe=recipes.TUTORIAL,
-        settings=0,
-        **network,
-    ):
-        """
-        Args:
-          cluster: the Cluster.
-          batch_size: pictures a step and worker.
-          sync: whether the chief updates the variables with the gradients of all, or each worker with its own.
-          save_summaries_steps: steps between two summaries, which are of the chief's own worker; 0: none.
-          build: the network: model.inference, or another of model.NETWORKS.
-          recipe: the recipes.Recipe; asynchronous workers have no momentum.
-          settings: from exchange.settings; the orders of a chief with others are not done.
-          **network: use_fp16, seed, lrn and microbatch_size, as for model.inference.
-        """
-        self._cluster = cluster
-        self._batch_size = batch_size
-        self._sync = sync
-        self.recipe = recipe
-        self._settings = settings
-        self.global_batch_size = (len(cluster.workers) if sync else 1) * batch_size
-        self._save_summaries_steps = save_summaries_steps if cluster.is_chief else 0
-        self._build = functools.partial(build, **network)
-        self.shown = None
+    cluster: members.Cluster = None
+    settings: dict = dataclasses.field(default_factory=dict)
+    all_reduce: str = "auto"
+    hang_secs: float = 60.0
+    max_wait_secs: float = 0.0
+    supervised: bool = False
 
-    def build_input(self, examples, seed, flip):
-        """Builds the slice of the training input: see cifar10_input.distorted_slice."""
-        cluster = self._cluster
-        home = f"{cluster.holders[0]}/cpu:0"
-        orders = exchange.orders_to(cluster, "worker", cluster.task)
-        with tf.name_scope(exchange.SCOPE), tf.device(home):
-            # For a synchronous worker the newest order counts: the others went on without it.
-            order = orders.newest() if self._sync else orders.next()
-            self._done = exchange.Slots(f"done/{cluster.task}", [order], [home])
-            life, step = tf.unstack(order)
-            new = tf.reduce_any(tf.not_equal(order, *self._done.read()))
-            can_be_done = tf.reduce_all([tf.equal(exchange.settings_of(life), self._settings), step >= 0, new])
-            with tf.control_dependencies([tf.raw_ops.Assert(condition=can_be_done, data=[order])]):
-                self._order = tf.identity(order)
-        with tf.name_scope(exchange.SCOPE), tf.device(f"{cluster.device}/cpu:0"):
-            self._order_here = tf.identity(self._order)
-        size = self._batch_size
-        start = cluster.task * size if self._sync else 0
+    lost = LOST
 
-        def batch(step):
-            return cifar10_input.distorted_slice(
-                examples, step, self.global_batch_size, start, size, seed, flip=flip, **self.recipe.of_input
-            )
+    @property
+    def num_slices(self):
+        return len(self.cluster.workers)
 
-        self._batch = batch
-        step = self._order_here[1]
-        if not self._sync:  # its next step may be any, so that nothing can be prepared
-            images, labels = batch(step)
-        else:
-            here = f"{cluster.device}/cpu:0"
-            pictures = [size, cifar10_input.IMAGE_SIZE, cifar10_input.IMAGE_SIZE, datasets.DEPTH]
-            like = [tf.TensorSpec([], tf.int64), tf.TensorSpec(pictures, tf.float32), tf.TensorSpec([size], tf.int32)]
-            self._prepared = exchange.Slots(f"prepared/{cluster.task}", like, [here] * len(like))
-            of_step, *prepared = self._prepared.read()
-            with tf.name_scope(exchange.SCOPE), tf.device(here):
-                images, labels = tf.cond(tf.equal(of_step, step), lambda: prepared, lambda: list(batch(step)))
-        summaries.image("images", images)
-        return images, labels
+    @property
+    def part(self):
+        return self.cluster.task * self.batch_size, self.batch_size
 
-    def _prepare(self, images, labels):
-        """Returns ops that prepare the batch of the step after the one of these pictures and labels."""
-        if not self._sync:
-            return []
-        with (
-            tf.name_scope(exchange.SCOPE),
-            tf.device(f"{self._cluster.device}/cpu:0"),
-            tf.control_dependencies([images, labels]),
-        ):
-            following = self._order_here[1] + 1
-            return self._prepared.write([following, *self._batch(following)])
+    @functools.cached_property
+    def target(self):
+        return members.serve(self.cluster, self.session_config()).target
 
-    def build_step(self, images, labels, global_step, learning_rate, num_classes):
-        """Builds what the worker does at a step.
+    @property
+    def start_secs(self):
+        """Seconds after which a worker that has not come to the first collective hangs; 0: never."""
+        return self.hang_secs and max(self.hang_secs, START_SECS)
 
-        Args:
-          images, labels: from build_input.
-          global_step: integer variable.
-          learning_rate: float32 scalar.
-          num_classes: number of logits a picture.
+    @property
+    def meeting_secs(self):
+        """Seconds after which a worker that has not come to the meeting is given up; 0: never."""
+        return self.start_secs if self.supervised else self.max_wait_secs
 
-        Returns:
-          {tag: scalar}: the losses of its slice.
-        """
-        cluster = self._cluster
-        home = f"{cluster.holders[0]}/cpu:0"
-        values = self._values(images, num_classes)
-        with microbatches.computing_with(values):
-            logits = self._build(images, num_classes)
-        losses = training.losses(training.loss(logits, labels, self.recipe.label_smoothing))
+    def agreed(self, examples):
+        """Returns {name: value} in which all workers must agree, of one who trains on these records.Examples."""
+        files = {f"SHA-256 of {name}": value for name, value in examples.sha256.items()}
+        return {**self.settings, "number of workers": self.num_slices, **files}
+
+    def begin(self, start_step, examples):
+        meeting.lead(self.cluster, self.agreed(examples), start_step, self.meeting_secs)
+
+    def hooks(self):
+        return [_Together(self)]
+
+    def collectives(self, timeout_secs):
+        """Returns the Collectives of a graph."""
+        return Collectives(self.num_slices, self.all_reduce, timeout_secs)
+
+    def session_config(self):
+        sharing = self.cluster.workers_on_this_machine
+        num_microbatches = sharing * microbatches.count(self.batch_size, self.network.microbatch_size)
+        config = devices.session_config(num_microbatches, log_placement=self.log_placement)
+        if sharing > 1:
+            # They share its cores: a thread that spins while it waits takes the others' time, and one that is busy with
+            # images must not keep another worker waiting.
+            config.experimental.disable_thread_spinning = True
+            config.inter_op_parallelism_threads = THREADS_BESIDE_OTHERS
+        config.experimental.collective_group_leader = "/job:worker/replica:0/task:0"
+        config.device_filters.append(self.cluster.device)  # a session needs nobody else to begin
+        return config
+
+    def build(self, images, labels, recipe, global_step, learning_rate):
+        loss_scale = loss_scaling.of_type(self.network.dtype)
+        losses = training.losses(training.loss(self.network(images), labels, recipe.label_smoothing))
         variables = tf.trainable_variables()
-        computed = tf.gradients(losses["cross_entropy"], [values[variable.op.name] for variable in variables])
-        prepared = self._prepare(images, labels)
-        destinations = [variable.device for variable in variables]
-        computed = list(map(exchange.multiplied_at, destinations, computed))
-        computed = exchange.carry([*computed, losses["cross_entropy"]], [*destinations, home])
-        if self._sync:
-            done = exchange.gradient_slots(cluster, cluster.task, losses["cross_entropy"]).write(computed)
+        cross_entropy = losses["cross_entropy"]
+        scaled = cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy)
+        gradients = tf.gradients(scaled, variables)
+        with tf.name_scope("all_reduce"), tf.device("/cpu:0"):
+            collectives = self.collectives(self.hang_secs)
+            gradients, cross_entropies = collectives.all_reduce(variables, gradients, cross_entropy)
+        return towers.update(
+            gradients, cross_entropies, towers.decays(losses), recipe, global_step, learning_rate, loss_scale
+        )
+
+
+def train(step, data, recipe, options):
+    """Takes this process's part in the training, until that has ended.
+
+    Args and Raises as of trainer.train; of the options only max_steps is of use to others than the chief.
+    """
+    try:
+        if step.cluster.is_chief:
+            trainer.train(step, data, recipe, options)
         else:
-            with tf.device(home):
-                update, losses["total_loss"] = towers.update(
-                    [computed[:-1]],
-                    computed[-1:],
-                    towers.decays(losses),
-                    global_step,
-                    learning_rate,
-                    **self.recipe.of_update,
-                )
-            done = [update, *exchange.loss_slot(cluster, losses["total_loss"]).write([losses["total_loss"]])]
-        self._reports = exchange.reports_to_chief(cluster)
-        with tf.name_scope(exchange.SCOPE), tf.device(home):
-            self._refused = tf.placeholder(tf.int64, [2], "refused")
-            self._begin = self._done.clear()
-        if self._sync:
-            of_no_step = [tf.constant(-1, tf.int64), *map(exchange.zeros, self._prepared.like[1:])]
-            self._begin += self._prepared.write(of_no_step)
-        self._report = self._reporting([], self._refused)
-        # A list, as an op of them all would be on one device and have to be told by the other.
-        self._compute = [self._order_here, self._reporting(done, self._order), *prepared]
-        if self._save_summaries_steps:
-            self.shown = exchange.Slots("summary", [summaries.merged()], [f"{cluster.device}/cpu:0"])
-            done = [*done, *self.shown.write(self.shown.like)]
-            self._compute_and_show = [self._order_here, self._reporting(done, self._order), *prepared]
-            tf.get_collection_ref(tf.GraphKeys.SUMMARIES)[:] = self.shown.read()
-        return losses
+            _follow(step, data, recipe, options)
+        _part(step)
+    except meeting.Missing as missing:
+        if not step.supervised:
+            raise
+        print(f"{missing}; beginning anew", flush=True)
+        local.begin_anew(supervised=True)
+    except Lost as lost:
+        silent = step.cluster.describe(step.cluster.silent()) or "nobody"
+        print(f"{step.cluster.name}: {lost}; beginning anew (no answer from: {silent})", flush=True)
+        local.begin_anew(step.supervised)
 
-    def _values(self, images, num_classes):
-        """Returns {name: value} of the network's variables, brought to this worker after the order has come."""
-        with tf.Graph().as_default(), tf.device(exchange.placement(self._cluster)):  # only to learn what they are
-            tf.train.get_or_create_global_step()
-            self._build(tf.placeholder(images.dtype, images.shape), num_classes)
-            variables = tf.trainable_variables()
-        read = []
-        for variable in variables:
-            with tf.name_scope(exchange.SCOPE), tf.device(variable.device), tf.control_dependencies([self._order]):
-                handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=variable.shape, shared_name=variable.op.name)
-                read.append(
-                    tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32), variable.shape)
-                )
-        names = [variable.op.name for variable in variables]
-        return dict(zip(names, exchange.carry(read, [self._cluster.device] * len(read)), strict=True))
 
-    def _reporting(self, done, order):
-        """Returns the op that, once all is done, reports an order and remembers it."""
-        with tf.name_scope(exchange.SCOPE), tf.device(f"{self._cluster.holders[0]}/cpu:0"):
-            report = tf.concat([[tf.constant(self._cluster.task, tf.int64)], order], 0)
-            with tf.control_dependencies(done):
-                return tf.group(self._reports.send(report), *self._done.write([order]))
+def _follow(step, data, recipe, options):
+    """Does the same steps as the chief."""
+    options, examples = trainer.prepare(step, data, recipe, options)
+    done = start_step = meeting.join(step.cluster, step.agreed(examples), step.meeting_secs)
+    with tf.Graph().as_default(), signals.deferred() as request:
+        graph = trainer.build(step, data, recipe, options, examples, start_step)
+        config = step.session_config()
+        with tf.train.SingularMonitoredSession(step.hooks(), None, step.target, config) as session:
+            while done < options.max_steps and not request.signum:
+                try:
+                    loss, _ = session.run([graph.loss, graph.train_op])
+                except LOST:
+                    break
+                if not math.isfinite(loss):
+                    raise RunError(f"step {done}: the loss is {loss}; training diverged, and the chief says more")
+                done += 1
+        if request.signum:
+            raise signals.Interrupted(request.signum, f" at step {done}")
+    if done < options.max_steps:
+        raise Lost(f"lost another process at step {done}")
 
-    def work(self, session, heard):
-        """Does what the chief orders, up to the order that is no step, which is returned; waits for it for ever.
 
-        Args:
-          session: tf.Session, which may be closed to end the waiting: that raises tf.errors.CancelledError.
-          heard: function that is called with each order, (life, step), that has been done or cannot be.
-        """
-        session.run(self._begin)
-        compute = session.make_callable(self._compute)
-        compute_and_show = session.make_callable(self._compute_and_show) if self.shown else None
-        expected, shown = 0, None
+def _part(step):
+    """Waits until all have done all steps, and the chief has saved; then nobody will be missed."""
+    config = step.session_config()
+    with tf.Graph().as_default(), tf.device("/cpu:0"), tf.Session(step.target, config=config) as session:
+        try:
+            session.run(step.collectives(step.max_wait_secs).barrier())
+        except LOST:
+            if not step.cluster.is_chief:  # which may have lost another at its last step
+                raise Lost("lost another process at the end") from None
+
+
+class _Together(tf.train.SessionRunHook):
+    """Brings the chief's variables to all, to begin with; says who is missing while the others are waited for."""
+
+    def __init__(self, step):
+        self._step = step
+        self._share = None
+        self._since = None  # when it began to wait for others
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def begin(self):
+        with tf.device("/cpu:0"):
+            collectives = self._step.collectives(self._step.start_secs)
+            self._share = collectives.broadcast(sends=self._step.cluster.is_chief)
+        self._since = time.monotonic()
+
+    def after_create_session(self, session, coord):
+        try:
+            session.run(self._share)
+        except LOST:
+            raise Lost("lost another process at the start") from None
+        self._since = None
+
+    def before_run(self, run_context):
+        self._since = time.monotonic()
+
+    def after_run(self, run_context, run_values):
+        self._since = None
+
+    def _watch(self):
+        cluster, watched, waiting = self._step.cluster, None, None
         while True:
-            period = expected // self._save_summaries_steps if self.shown else None
-            step = compute if period == shown else compute_and_show
-            try:
-                order = step()[0].tolist()
-                shown = period
-            except tf.errors.InvalidArgumentError as error:
-                # One that is no step, of other settings, or that has been done and may be reported once more.
-                refused = re.search(REFUSED, error.message)
-                if not refused:
-                    raise
-                order = [int(number) for number in refused.groups()]
-                heard(order)
-                session.run(self._report, {self._refused: order})
-                if order[1] < 0:
-                    return order[1]
-                continue
-            heard(order)
-            expected = order[1] + 1
+            time.sleep(meeting.POLL_SECS)
+            since = self._since
+            if since != watched:
+                watched, waiting = since, meeting.Waiting(cluster.name)
+            if since is not None:
+                waiting.look(lambda: cluster.describe(cluster.silent()) or "the others")
+                limit = self._step.start_secs + GRACE_SECS
+                if self._step.hang_secs and not cluster.is_chief and time.monotonic() - since > limit:
+                    # Where the chief is gone before the first collective, TensorFlow waits for it for ever.
+                    local.begin_anew(self._step.supervised)

@@ -22,6 +22,7 @@ class Step(abc.ABC):
       num_slices: number of slices: 1, or that of the towers or workers.
       part: (start, size) of the images of a batch that this process computes.
       target: the server that the session is with, or "" for none.
+      lost: what a step raises that has changed nothing, because other processes are gone.
     """
 
     network: Network
@@ -30,6 +31,7 @@ class Step(abc.ABC):
 
     num_slices = 1
     target = ""
+    lost = ()
 
     @property
     def global_batch_size(self):
@@ -39,6 +41,13 @@ class Step(abc.ABC):
     @property
     def part(self):
         return 0, self.global_batch_size
+
+    def begin(self, start_step, examples):  # noqa: B027 (most need nothing)
+        """Is called before the graph is built: training begins from that global step, with these records.Examples."""
+
+    def hooks(self):
+        """Returns the tf.train.SessionRunHooks that the step needs."""
+        return []
 
     @abc.abstractmethod
     def session_config(self):

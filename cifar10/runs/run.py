@@ -13,7 +13,7 @@ import typing
 
 import tensorflow.compat.v1 as tf
 
-from cifar10.errors import RunError, reason
+from cifar10.errors import Lost, RunError, reason
 from cifar10.machine import locks, signals
 from cifar10.network import summaries
 from cifar10.runs import checkpoints, events, history, hooks, profiling
@@ -208,6 +208,7 @@ class Run:
           RunError: the loss or a variable is not finite, the checkpoint is of another network, or the run cannot be
             saved.
           signals.Interrupted: SIGTERM, SIGINT or SIGHUP came; the run was saved.
+          Lost: one of step.lost came; the run was saved.
         """
         self._refuse_other_networks()
         savers = checkpoints.savers()
@@ -224,10 +225,16 @@ class Run:
                 checkpoint_filename_with_path=self.checkpoint,
             ) as session:
                 run_step = self._run_first_step
-                # None at max_steps (D8), where StopAtStepHook would run one more step.
-                while self.step < options.max_steps and not request.signum:
-                    run_step(session, graph.train_op, request)
-                    run_step = self._run_step
+                try:
+                    # None at max_steps (D8), where StopAtStepHook would run one more step.
+                    while self.step < options.max_steps and not request.signum:
+                        run_step(session, graph.train_op, request)
+                        run_step = self._run_step
+                except step.lost:
+                    print(f"step {self.step}: lost another process; saving", flush=True)
+                    save.end(session.raw_session())
+                    if not request.signum:
+                        raise Lost(f"saved as {self.checkpoint}") from None
             if request.signum:
                 raise self._interrupted(request)
         self._record_stop(history.FINISHED)
@@ -242,7 +249,7 @@ class Run:
             chosen.append(hooks.InputWaitHook(self, graph.wait_ms, event_file, every_steps))
         if steps := profiling.parse(options.profile_steps, options.max_steps):
             chosen.append(profiling.ProfileHook(self, event_file, steps))
-        return chosen
+        return chosen + step.hooks()
 
     def _refuse_other_networks(self):
         if self.checkpoint is not None:

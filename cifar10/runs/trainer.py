@@ -85,6 +85,29 @@ def train(step, data, recipe, options):
       signals.Interrupted: a signal came; the run was saved.
     """
     run_module.check(options.train_dir)
+    options, examples = prepare(step, data, recipe, options)
+    description = describe(step, data, recipe, options, examples)
+    with Run(options.train_dir, options.restart, description) as run, tf.Graph().as_default():
+        if run.start_step >= options.max_steps:
+            print(
+                f"{options.train_dir}: already at step {run.start_step} of {options.max_steps}; to go on, raise "
+                "--max_steps, or begin anew with --restart",
+                flush=True,
+            )
+        step.begin(run.start_step, examples)
+        graph = build(step, data, recipe, options, examples, run.start_step)
+        facts = dashboards.facts(history.program(), step, data, recipe, run.start_step, options.max_steps)
+        run.train(graph, step, options, dashboards.opening(facts))
+
+
+def prepare(step, data, recipe, options):
+    """Looks whether options go together, and loads the data.
+
+    Args as in train.
+
+    Returns:
+      (The options with max_steps, the records.Examples.)
+    """
     if options.max_steps is None:
         options = dataclasses.replace(options, max_steps=recipe.max_steps(data.num_examples, step.global_batch_size))
     profiling.parse(options.profile_steps, options.max_steps)
@@ -99,17 +122,7 @@ def train(step, data, recipe, options):
             flush=True,
         )
     devices.set_process_threads(step.session_config())
-    description = describe(step, data, recipe, options, examples)
-    with Run(options.train_dir, options.restart, description) as run, tf.Graph().as_default():
-        if run.start_step >= options.max_steps:
-            print(
-                f"{options.train_dir}: already at step {run.start_step} of {options.max_steps}; to go on, raise "
-                "--max_steps, or begin anew with --restart",
-                flush=True,
-            )
-        graph = build(step, data, recipe, options, examples, run.start_step)
-        facts = dashboards.facts(history.program(), step, data, recipe, run.start_step, options.max_steps)
-        run.train(graph, step, options, dashboards.opening(facts))
+    return options, examples
 
 
 def build(step, data, recipe, options, examples, start_step):

@@ -1,6 +1,7 @@
 """Recipes, and training images that are held out."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -21,10 +22,9 @@ from helpers import (
 )
 
 from cifar10 import cifar10_input, evaluation
-from cifar10.cluster import exchange, members, roles
 from cifar10.data import crops, datasets, order, records
 from cifar10.data.source import Source
-from cifar10.errors import ClusterError, DataError, RunError
+from cifar10.errors import DataError, RunError
 from cifar10.network import loss_scaling, recipes, training
 from cifar10.runs import trainer
 from cifar10.runs.run import RunOptions
@@ -129,9 +129,9 @@ def test_a_step_that_overflows_in_float16_changes_neither_weights_nor_momentum(g
 
 
 def test_momentum_is_beside_its_variable_and_in_no_checkpoint(graph):
-    """Of two parameter servers, each holds the momentum of what it holds."""
-    here = members.from_hosts(["127.0.0.1:1"], ["127.0.0.1:2", "127.0.0.1:3"], "worker", 0)
-    with tf.device(exchange.placement(here)):
+    """Of two devices, each holds the momentum of what it holds."""
+    devices = itertools.cycle(["/device:CPU:0", "/device:CPU:1"])
+    with tf.device(lambda op: op.device or (next(devices) if op.type == "VarHandleOp" else "")):
         build_update(momentum=0.9)
     device = {variable.op.name: variable.device for variable in tf.trainable_variables()}
     slots = {variable.op.name: variable.device for variable in tf.local_variables()}
@@ -233,30 +233,13 @@ def test_two_workers_train_fast_as_one_process_does_to_the_last_bit(synthetic_di
     values = {"recipe": "fast", "microbatch_size": 8, "max_steps": 12, "save_summaries_steps": 0}
     one, two = tmp_path / "one", tmp_path / "two"
     run_script("cifar10_train", *arguments(synthetic_dir, one, batch_size=32, **values), check=0)
-    values |= {"local_workers": 2, "local_ps": 1}
+    values |= {"local_workers": 2}
     flags = arguments(synthetic_dir, two, batch_size=16, **values)
     flags = [flag for flag in flags if not flag.startswith(("--input_pipeline", "--min_fraction"))]  # of one machine
     run_script("cifar10_distributed_train", *flags, check=0)
     expected = final(one)
     assert expected.keys() == published.CHECKPOINT.keys() and expected["global_step"] == 12
     assert_equal_to_the_last_bit(final(two), expected)
-
-
-def test_members_of_a_cluster_must_have_one_network_and_recipe():
-    here = members.from_hosts(["127.0.0.1:1"], [], "worker", 0)
-    others = [
-        ("tutorial", "tutorial", 0),
-        ("cuda_convnet", "tutorial", 0),
-        ("tutorial", "fast", 0),
-        ("tutorial", "fast", 5),
-    ]
-    settings = {
-        exchange.settings(here, 16, True, "synthetic", model, 0, False, recipe, held_out)
-        for model, recipe, held_out in others
-    }
-    assert len(settings) == 4
-    with pytest.raises(ClusterError, match="--nosync: --recipe=fast has momentum"):
-        roles.train(here, False, 0.0, False, False, 0, "tutorial", "auto", None, False, 0, "fast")
 
 
 @pytest.mark.parametrize(

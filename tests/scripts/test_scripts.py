@@ -6,6 +6,7 @@ import re
 
 import published
 import pytest
+from cifar10_distributed_train import AGREED
 from helpers import SCRIPTS, run_script
 
 import cifar10
@@ -16,7 +17,7 @@ import cifar10
     [
         ("cifar10_train", "train_dir max_steps log_frequency seed restart save_checkpoint_secs keep_checkpoints"),
         ("cifar10_multi_gpu_train", "train_dir max_steps num_gpus variables_on log_device_placement profile_steps"),
-        ("cifar10_distributed_train", "worker_hosts ps_hosts job_name task_index sync backup_workers local_workers"),
+        ("cifar10_distributed_train", "worker_hosts task_index all_reduce hang_secs max_wait_secs local_workers"),
         ("cifar10_compare", "setups steps repetitions evaluate_too"),
         ("cifar10_eval", "eval_dir eval_data checkpoint_dir eval_interval_secs num_examples run_once"),
         ("cifar10_predict", "top_k json checkpoint checkpoint_dir use_moving_averages crop"),
@@ -28,6 +29,22 @@ def test_help_lists_every_flag(script, flags):
     for flag in [*flags.split(), "batch_size", "data_dir", "use_fp16", "dataset"]:
         assert re.search(rf"^ +--(\[no\])?{flag}: ", text, re.MULTILINE), flag
     assert "%%" not in text
+
+
+# Of a worker: what is its own, or its machine's, or only of use to the chief.
+NEED_NOT_AGREE = """
+    data_dir data_url data_sha256 log_device_placement train_dir restart log_frequency save_checkpoint_secs
+    save_checkpoint_steps keep_checkpoints save_summaries_steps profile_steps eval_dir eval_interval_secs local_workers
+    worker_hosts task_index listen_on_network max_wait_secs hang_secs end_with_stdin version
+"""
+
+
+def test_workers_must_agree_in_every_flag_that_changes_what_is_computed():
+    """A new flag of training must be put on one side or the other."""
+    text = run_script("cifar10_distributed_train", "--help", check=1).stdout
+    flags = set(re.findall(r"^ +--(?:\[no\])?(\w+): ", text, re.MULTILINE))
+    assert {"batch_size", "seed", "lrn", "microbatch_size", "model", "recipe"} <= set(AGREED)
+    assert flags - set(NEED_NOT_AGREE.split()) == set(AGREED)
 
 
 def test_a_script_says_its_version_whatever_else_it_lacks():

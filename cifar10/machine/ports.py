@@ -65,11 +65,16 @@ def is_loopback(address):
 
 
 def answers(address, timeout_secs=1.0):
-    """Returns whether somebody listens at the address, host:port."""
+    """Returns whether somebody is at the address, host:port, and at work.
+
+    The system accepts connections also for a process that has been stopped, or hangs. A server of HTTP/2, as
+    TensorFlow's is, says its settings as soon as somebody connects (RFC 9113, section 3.4), the chief of a meeting
+    greets; one that hangs says nothing.
+    """
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout_secs).close()
-        return True
+        with socket.create_connection((host.strip("[]"), int(port)), timeout_secs) as each:
+            return bool(each.recv(1))
     except OSError:
         return False
 
