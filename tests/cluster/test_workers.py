@@ -59,9 +59,9 @@ def trained(step, examples, recipe=recipes.TUTORIAL):
 )
 def test_workers_train_as_one_device_does_to_the_last_bit(noise, num_workers, recipe):
     """And all of them have the same variables, which are the chief's."""
-    losses, expected = trained(OneDevice(NETWORK, 4 * num_workers), noise, recipe)
+    losses, expected = trained(OneDevice(NETWORK, 8 * num_workers), noise, recipe)
     assert expected["global_step"] == STEPS
-    for found_losses, found in in_company(num_workers, lambda step: trained(step, noise, recipe)):
+    for found_losses, found in in_company(num_workers, lambda step: trained(step, noise, recipe), batch_size=8):
         np.testing.assert_allclose(found_losses, losses, rtol=1e-6)  # a mean of means may round
         assert found.keys() == expected.keys()
         assert_equal_to_the_last_bit(found, expected)
