@@ -2,8 +2,8 @@
 
 A training batch is a pure function of (seed, step): which examples it has is in `order`, and their distortions, in
 `crops`, are stateless random numbers keyed by (seed, step) and drawn for the whole batch. So every image is seen
-exactly once an epoch, a resumed run sees what an uninterrupted one sees, and a worker takes its part of the batch. The
-tutorial's own mechanism, a shuffling queue, is in the `queue_` functions.
+exactly once an epoch (D1), a resumed run sees what an uninterrupted one sees, and a worker takes its part of the
+batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_` functions.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from cifar10.network import summaries
 NUM_PREPROCESS_THREADS = 16
 MIN_FRACTION_OF_EXAMPLES_IN_QUEUE = 0.4
 PREFETCHED_BATCHES = 4
-PADDING = -1  # label of an image that must not count; tf.nn.in_top_k finds it in no image
+PADDING = -1  # label of an image that must not count (D4); tf.nn.in_top_k finds it in no image
 
 
 class Batch(typing.NamedTuple):

@@ -166,7 +166,7 @@ def evaluate_once(evaluator, checkpoint_dir, eval_dir):
 
 
 def watch(evaluator, checkpoint_dir, eval_dir, interval_secs=300):
-    """Evaluates each new checkpoint once, as it appears, until the run's final one is done.
+    """Evaluates each new checkpoint once, as it appears, until the run's final one is done (D5).
 
     One that cannot be used (damaged, not finite, of another network, deleted meanwhile) is reported and passed over;
     so it goes on for as long as it takes.

@@ -16,7 +16,7 @@ from cifar10.data.pictures import SIZES
 from cifar10.errors import UserError
 from cifar10.machine import signals
 from cifar10.network import model, recipes
-from cifar10.network.layers import LRN_KINDS
+from cifar10.network.layers import CONV_KINDS, LRN_KINDS
 from cifar10.version import __version__
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
@@ -91,6 +91,13 @@ def define_training_flags():
         "auto",
         LRN_KINDS,
         "Local response normalization: op is tf.nn.lrn, matmul the same faster on CPUs, auto matmul without GPUs.",
+    )
+    flags.DEFINE_enum(
+        "conv",
+        "auto",
+        CONV_KINDS,
+        "Convolution: op is tf.nn.conv2d, winograd the same with fewer multiplications, which is faster on CPUs, where "
+        "there are many channels; auto winograd without GPUs.",
     )
     flags.DEFINE_integer(
         "microbatch_size",
@@ -201,7 +208,7 @@ class _VersionFlag(flags.BooleanFlag):
 
 
 def main(run, positionals=None):
-    """Parses the command line strictly and calls run(**values) with the value of every flag of script and package.
+    """Parses the command line strictly (D12), and calls run(**values) with each flag of the script and the package.
 
     A leading ~ in the path of a directory or checkpoint is the home directory. A UserError ends the program with exit
     code 1 and its one line on stderr; a signal with 128 + its number and a line.

@@ -85,12 +85,13 @@ class TrainedNetwork:
         """What it takes, before the evaluation's crop: (height, width, depth)."""
         return (pictures.SIZES[self.crop],) * 2 + (datasets.DEPTH,)
 
-    def probabilities(self, images, microbatch_size=0):
+    def probabilities(self, images, microbatch_size=0, conv="op"):
         """Builds the probability of each class.
 
         Args:
           images: uint8 [batch, *image_shape].
           microbatch_size: see model.Network.
+          conv: see model.Network; what is written for other machines and programs has the op that all of them know.
 
         Returns:
           float32 [batch, num_classes].
@@ -98,7 +99,7 @@ class TrainedNetwork:
         with tf.name_scope("crop"):
             images = crops.central_crop(images)
         name, dtype = history.model(os.path.dirname(self.checkpoint)), devices.compute_type(self.use_fp16)
-        network = model.Network(name, len(self.class_names), dtype, microbatch_size=microbatch_size)
+        network = model.Network(name, len(self.class_names), dtype, conv=conv, microbatch_size=microbatch_size)
         return tf.nn.softmax(network(images))
 
     def restore(self, session):
@@ -136,7 +137,7 @@ class Predictor:
         devices.set_process_threads(config)
         with tf.Graph().as_default():
             self._batch = tf.placeholder(tf.uint8, [batch_size, *network.image_shape])
-            self._probabilities = network.probabilities(self._batch, microbatch_size)
+            self._probabilities = network.probabilities(self._batch, microbatch_size, conv="auto")
             self._session = tf.Session(config=config)
             network.restore(self._session)
 

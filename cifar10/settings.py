@@ -29,8 +29,9 @@ def training(values):
     """Returns the Training that the flags of flags.define_training_flags mean.
 
     Args:
-      values: {flag: value}: `dataset`, `data_dir`, `model`, `recipe`, `lrn`, `microbatch_size`, `use_fp16`, `seed` and
-        `num_held_out`, and any of the others but `batch_size` and `log_device_placement`, which are the step's.
+      values: {flag: value}: `dataset`, `data_dir`, `model`, `recipe`, `lrn`, `conv`, `microbatch_size`, `use_fp16`,
+        `seed` and `num_held_out`, and any of the others but `batch_size` and `log_device_placement`, which are the
+        step's.
     """
     values = dict(values)
     source = data_source(*(values.pop(name, None) for name in ("dataset", "data_dir", "data_url", "data_sha256")))
@@ -41,6 +42,7 @@ def training(values):
         devices.compute_type(values.pop("use_fp16")),
         seed,
         values.pop("lrn"),
+        values.pop("conv"),
         microbatches.size(values.pop("microbatch_size")),
     )
     data = TrainingData(

@@ -32,7 +32,7 @@ PEAK_SIZE = 2048  # rows and columns of the matrices whose product shows what th
 # Functions (data, options) -> Contender.
 
 
-def build_fixed_batch(data, options, build_step, lrn="auto", use_fp16=False, microbatch_size=None):
+def build_fixed_batch(data, options, build_step, use_fp16=False, microbatch_size=None, **kinds):
     """Builds the training step on the batch and from the weights of start.npz; returns (session, train op, loss)."""
     start = np.load(os.path.join(options["shared_dir"], "start.npz"))
     # Variables, because what depends on constants only would be computed once and for all.
@@ -42,7 +42,7 @@ def build_fixed_batch(data, options, build_step, lrn="auto", use_fp16=False, mic
     )
     microbatch_size = microbatches.size(microbatch_size)
     dtype = devices.compute_type(use_fp16)
-    network = model.Network(num_classes=data.num_classes, dtype=dtype, lrn=lrn, microbatch_size=microbatch_size)
+    network = model.Network(num_classes=data.num_classes, dtype=dtype, microbatch_size=microbatch_size, **kinds)
     loss = training.loss(network(images), labels)
     global_step = tf.train.get_or_create_global_step()
     train_op = build_step(
@@ -52,7 +52,7 @@ def build_fixed_batch(data, options, build_step, lrn="auto", use_fp16=False, mic
     session = tf.Session(config=devices.session_config(num_microbatches))
     session.run(tf.global_variables_initializer())
     for variable in tf.trainable_variables():
-        variable.load(start[variable.op.name], session)
+        session.run(variable.initializer, {variable.initializer.inputs[1]: start[variable.op.name]})
     return session, train_op, loss
 
 
@@ -116,7 +116,7 @@ def tutorial_evaluation(data, options):
     num_examples = data.num_examples("test")
     paths = records.paths(data, options["data_dir"], "test")
     images, labels = cifar10_input.queue_inputs(paths, options["batch_size"], num_examples, dataset=data)
-    top_k = tf.nn.in_top_k(model.Network(num_classes=data.num_classes, lrn="op")(images), labels, 1)
+    top_k = tf.nn.in_top_k(model.Network(num_classes=data.num_classes, lrn="op", conv="op")(images), labels, 1)
     averages = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY)
     saver = tf.train.Saver(averages.variables_to_restore())
     summary = summaries.merged()
@@ -137,7 +137,7 @@ def tutorial_evaluation(data, options):
 
 
 CONSTRUCTIONS = {
-    "tutorial float32": {"build_step": tutorial_step, "lrn": "op", "microbatch_size": 0},
+    "tutorial float32": {"build_step": tutorial_step, "lrn": "op", "conv": "op", "microbatch_size": 0},
     "ours float32": {"build_step": training.train},
     "ours half": {"build_step": training.train, "use_fp16": True},
 }

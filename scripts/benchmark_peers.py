@@ -3,8 +3,8 @@
 
 It is a program of its own so that a peer's process holds no library but its own: `benchmark_peers.py NAME START.npz`,
 where START.npz has the images, the labels and the initial weights under the names that they have in checkpoints.
-Layer sizes and constants are those of cifar10/model.py and cifar10/training.py, written out, because importing these
-imports TensorFlow. None of the peers has moving averages of its variables, which favours them.
+Layer sizes and constants are those of cifar10/network/, written out, because importing that imports TensorFlow. None
+of the peers has moving averages of its variables, which favours them.
 """
 
 import contextlib

@@ -51,7 +51,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # relative, of losses
 
 # Contenders that are runs of the training script, with their flags.
 SCRIPTS = {
-    "tutorial": ["--input_pipeline=queue", "--lrn=op", "--microbatch_size=0"],
+    "tutorial": ["--input_pipeline=queue", "--lrn=op", "--conv=op", "--microbatch_size=0"],
     "ours float32": [],
     "ours half": ["--use_fp16"],
 }

@@ -37,6 +37,7 @@ TRAIN_FLAGS = {
     "recipe": "tutorial",
     "num_held_out": 0,
     "lrn": "auto",
+    "conv": "auto",
     "microbatch_size": 8,
     "seed": 0,
     "log_device_placement": False,
@@ -368,28 +369,35 @@ def not_exported(image):
 
 
 def bmp(bits, compression, palette, data):
-    """Returns a BMP file (version 3) of 4x2 pixels: the lower row comes first, and rows fill whole words."""
-    header = np.array([40, 4, 2, 1 | bits << 16, compression, len(data), 0, 0, len(palette), 0], "<u4").tobytes()
-    offset = 54 + 4 * len(palette)
-    entries = b"".join(bytes([blue, green, red, 0]) for red, green, blue in palette)
-    return b"BM" + np.array([offset + len(data), 0, offset], "<u4").tobytes() + header + entries + data
+    """Returns a BMP file (version 3) of 4x2 pixels: the lower row comes first, and rows fill whole words.
+
+    Args:
+      bits: of a pixel.
+      compression: 0 none, 1 run lengths, 3 none, with masks in the palette's place.
+      palette: bytes, four each: blue, green, red, 0.
+      data: the rows.
+    """
+    header = struct.pack("<IIIHHIIIIII", 40, 4, 2, 1, bits, compression, len(data), 0, 0, len(palette) // 4, 0)
+    offset = 54 + len(palette)
+    return b"BM" + struct.pack("<III", offset + len(data), 0, offset) + header + palette + data
 
 
-OF_THREE = [(255, 0, 0), (0, 255, 0), (9, 20, 255)]
+def _bmp_by_hand():
+    palette = bytes([0, 0, 255, 0, 0, 255, 0, 0, 255, 20, 9, 0])
+    three = np.uint8([(255, 0, 0), (0, 255, 0), (9, 20, 255)])[np.array([[0, 1, 2, 0], [1, 1, 1, 2]])]
+    of_16_bits = np.array([[0x7C00, 0x03E0, 0x001F, 0x7C00]] * 2, "<u2")
+    primaries = np.uint8([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0)]] * 2)
+    red_last = np.pad(three[::-1, :, ::-1], [(0, 0), (0, 0), (1, 0)])
+    return {
+        "bmp, 4 bits": (bmp(4, 0, palette, bytes([0x11, 0x12, 0, 0, 0x01, 0x20, 0, 0])), three),
+        "bmp, run lengths": (bmp(8, 1, palette, bytes([3, 1, 1, 2, 0, 0, 1, 0, 1, 1, 1, 2, 1, 0, 0, 1])), three),
+        "bmp, 16 bits": (bmp(16, 0, b"", of_16_bits.tobytes()), primaries),
+        "bmp, masks": (bmp(32, 3, struct.pack("<III", 0xFF000000, 0xFF0000, 0xFF00), red_last.tobytes()), three),
+    }
 
 
-THREE = np.uint8(OF_THREE)[np.array([[0, 1, 2, 0], [1, 1, 1, 2]])]
-
-
-OF_16_BITS = np.array([[0x7C00, 0x03E0, 0x001F, 0x7C00]] * 2, "<u2").tobytes()
-
-
-# {kind: (file, pixels)} of BMP files that Pillow does not write, and an exported model does not read.
-BMP_BY_HAND = {
-    "bmp, 4 bits": (bmp(4, 0, OF_THREE, bytes([0x11, 0x12, 0, 0, 0x01, 0x20, 0, 0])), THREE),
-    "bmp, run lengths": (bmp(8, 1, OF_THREE, bytes([3, 1, 1, 2, 0, 0, 1, 0, 1, 1, 1, 2, 1, 0, 0, 1])), THREE),
-    "bmp, 16 bits": (bmp(16, 0, [], OF_16_BITS), np.uint8([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0)]] * 2)),
-}
+# {kind: (file, pixels)} of what predict and import read, but Pillow does not write and an exported model does not read.
+BMP_BY_HAND = _bmp_by_hand()
 
 
 FILES = {**{kind: file for kind, (file, _) in lossless(RGB).items()}, **jpegs(RGB)}

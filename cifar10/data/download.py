@@ -1,4 +1,4 @@
-"""Fetch, verify, unpack: afterwards a data set's files are in its folder, whole or not at all.
+"""Fetch, verify (D10), unpack: afterwards a data set's files are in its folder, whole or not at all.
 
 What is already there is never replaced or deleted, whatever it holds; records.load says what is wrong with it.
 """

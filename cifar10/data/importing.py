@@ -246,9 +246,10 @@ def _report_duplicates(sources, images):
         (within if source.split == other.split else across).append(line)
     _report(across + within, "pictures with the same pixels as another")
     if across or within:
+        count = len(across) + len(within)
         print(
-            f"{len(across) + len(within)} pictures have the same pixels as another, {len(across)} of them one to train "
-            "and one to test; all are kept",
+            f"{count} picture{'s have' if count > 1 else ' has'} the same pixels as another, {len(across)} of them one "
+            "to train and one to test; all are kept",
             flush=True,
         )
 

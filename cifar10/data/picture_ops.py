@@ -2,7 +2,8 @@
 
 It is for exported models, which have nothing but their graph. They see what `pictures.load` gives, but for a grey level
 that is rounded the other way, or refuse the file. Refused are, beside what `pictures` refuses: WebP; BMP of 1, 4 or 16
-bits or with run lengths; JPEG of more than pictures.MAX_PIXELS pixels; and GIF of which a later frame is damaged.
+bits, with run lengths, other masks than usual or bytes behind the pixels; JPEG of more than pictures.MAX_PIXELS pixels;
+and GIF of which a later frame is damaged.
 """
 
 import numpy as np

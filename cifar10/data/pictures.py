@@ -39,7 +39,8 @@ STDIN = "-"
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of what is taken from a folder; case does not matter
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")  # Pillow knows more, and starts a program to read one of them
 MAX_BYTES = 2**28  # of a file
-MAX_PIXELS = 2**26  # decoded at a time, by all threads together: at up to 14 bytes each, 0.94 GB
+MAX_PIXELS = 2**26  # decoded at a time, by all threads together: at up to 18 bytes each (WebP), 1.2 GB
+BLOCK_BYTES = 2**26  # above 2**25, malloc's largest threshold (mallopt(3)), memory goes back to the system when freed
 TOO_MANY_PIXELS = f"it has more than {MAX_PIXELS} pixels; make it smaller"
 
 # Height and width, in pixels, that an image is resized to before the evaluation's crop, of 24 pixels, is taken.
@@ -118,6 +119,8 @@ def load_each(names, crop="central"):
         except DataError as error:
             return error
 
+    # In blocks of Pillow's default size, malloc keeps much of a large image's memory for each thread once it is freed.
+    Image.core.set_block_size(BLOCK_BYTES)
     pool = concurrent.futures.ThreadPoolExecutor()
     try:
         with warnings.catch_warnings():

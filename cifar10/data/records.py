@@ -1,4 +1,4 @@
-"""Record files on disk -> validated arrays of images and labels."""
+"""Record files on disk -> validated arrays of images and labels: no file is trusted (D10)."""
 
 import dataclasses
 import hashlib

@@ -76,14 +76,23 @@ def num_cores():
 
 def cpu_has_bfloat16():
     """Returns whether the CPU multiplies bfloat16 in hardware (AVX512_BF16, AMX or Arm's BF16), or None if unknown."""
+    features = _cpu_features()
+    return None if features is None else not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features)
+
+
+def cpu_has_amx():
+    """Returns whether the CPU multiplies whole matrices of bfloat16, 16 times as fast as float32; False if unknown."""
+    return "amx_bf16" in (_cpu_features() or [])
+
+
+def _cpu_features():
+    """Returns the names of what the CPU can do, or None if unknown."""
     try:
         with open(CPU_INFO) as file:
             features = re.findall(r"^(?:flags|Features)\s*:(.*)$", file.read(), re.MULTILINE)
     except OSError:
         return None
-    if not features:
-        return None
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[0].split())
+    return features[0].split() if features else None
 
 
 def compute_type(use_fp16):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from cifar10.machine import devices
-from cifar10.network import microbatches, summaries
+from cifar10.network import microbatches, summaries, winograd
 
 # Local response normalization as in cuda-convnet's 11 % configuration: y = x (1 + alpha sum x^2)^-beta, the sum over
 # the channel and 4 neighbours on either side (Krizhevsky et al., 2012, section 3.3).
@@ -14,6 +14,7 @@ LRN_RADIUS = 4
 LRN_ALPHA = 0.001 / 9.0
 LRN_BETA = 0.75
 LRN_KINDS = ("auto", "matmul", "op")
+CONV_KINDS = ("auto", "winograd", "op")
 
 
 def biases(shape, value):
@@ -28,8 +29,8 @@ def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
       shape: list of ints.
       stddev: standard deviation of the normal distribution of the initial values.
       weight_decay: None, or the factor of tf.nn.l2_loss(weights), which joins the graph's 'losses' as `weight_loss`.
-      seed: None for other initial values each time, or an int; the values then depend on it and on the variable's name
-        only, so that graphs with one tower and with several start alike.
+      seed: None for other initial values each time, or an int (D14); the values then depend on it and on the variable's
+        name only, so that graphs with one tower and with several start alike.
       truncated: whether values beyond two standard deviations are drawn again.
     """
     name = f"{tf.get_variable_scope().name}/weights"
@@ -44,7 +45,8 @@ def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
 
 
 def _variable(name, shape, initializer):
-    # On the CPU, so that the towers of several GPUs share it.
+    # On the CPU, so that the towers of several GPUs share it. A resource variable, of float32 whatever is computed in
+    # (D13).
     with tf.device("/cpu:0"):
         return tf.get_variable(name, shape, tf.float32, initializer, use_resource=True)
 
@@ -73,10 +75,51 @@ def output(parts, name, shown=False):
     return parts
 
 
-def convolve(x, kernel, biases):
-    """Convolves with stride 1 and padding, adds biases, and rectifies; computes in the type of x."""
+def convolve(x, kernel, biases, kind="auto"):
+    """Convolves with stride 1 and padding, adds biases, and rectifies.
+
+    Args:
+      x: [n, h, w, c], of any floating type.
+      kernel: float32 [taps, taps, c, filters].
+      biases: float32 [filters].
+      kind: 'op' is tf.nn.conv2d, which computes in the type of x; 'winograd' computes the same in float32 with fewer
+        multiplications wherever winograd.suits; 'auto' is 'winograd' where that is faster: see _convolution_kind.
+
+    Returns:
+      [n, h, w, filters], of the type of x.
+    """
+    kernel = tf.convert_to_tensor(kernel)
+    if kind == "auto":
+        kind = _convolution_kind(x.dtype)
+    if kind == "winograd" and winograd.suits(x, kernel):
+        # Half precision rounds more than a coarser tile does.
+        tile = winograd.TILE if x.dtype == tf.float32 else winograd.COARSE_TILE
+        conv = winograd.convolve(tf.cast(x, tf.float32), kernel, tile)
+        return tf.cast(tf.nn.relu(tf.nn.bias_add(conv, biases)), x.dtype)
+    add_biases = _add_biases if kind == "winograd" and x.dtype == tf.float32 else tf.nn.bias_add
     conv = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), [1, 1, 1, 1], padding="SAME")
-    return tf.nn.relu(tf.nn.bias_add(conv, tf.cast(biases, x.dtype)))
+    return tf.nn.relu(add_biases(conv, tf.cast(biases, x.dtype)))
+
+
+@tf.custom_gradient
+def _add_biases(x, biases):
+    """As tf.nn.bias_add, whose gradient TensorFlow fuses with that of a convolution's filters: slower in float32."""
+
+    def gradient(upstream):
+        rows = tf.reshape(upstream, [-1, upstream.shape[-1]])
+        return upstream, tf.reshape(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows), [-1])
+
+    return tf.nn.bias_add(x, biases), gradient
+
+
+def _convolution_kind(dtype):
+    """Returns 'winograd' or 'op', whichever is faster on this machine in training: on GPUs the op.
+
+    On CPUs fewer multiplications in float32 are faster than all of them, also than in bfloat16 by AVX512_BF16, which
+    doubles the speed; not by AMX, which multiplies it by 16.
+    """
+    slower = devices.has_gpu() or (dtype == tf.bfloat16 and devices.cpu_has_amx())
+    return "op" if slower else "winograd"
 
 
 def pool(x):
@@ -88,7 +131,21 @@ def connect(x, weights, biases):
     """Connects all inputs with all outputs: [n, ...] -> [n, outputs]; computes in the type of x."""
     if x.shape.rank > 2:
         x = tf.reshape(x, [-1, x.shape[1:].num_elements()])
-    return tf.matmul(x, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype)
+    return _times(x, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype)
+
+
+@tf.custom_gradient
+def _times(x, weights):
+    """As tf.matmul, whose gradient with respect to x packs the weights anew for each micro-batch, as its second factor.
+
+    As the first factor, for the transposed gradient, they are taken as they are.
+    """
+
+    def gradient(upstream):
+        dx = tf.transpose(tf.matmul(weights, upstream, transpose_b=True))
+        return dx, tf.matmul(x, upstream, transpose_a=True)
+
+    return tf.matmul(x, weights), gradient
 
 
 def connect_and_rectify(x, weights, biases):
@@ -109,14 +166,58 @@ def connect_locally(x, weights, biases):
     Returns:
       [n, h, w, filters].
     """
-    # Each place's 3x3 neighbours become its own vector, [n, h, w, 9 c], so that its filters are one matrix, [9 c, f].
-    # Nine shifted views of the padded image, side by side, are those vectors for all places at once.
-    _, height, width, _ = x.shape.as_list()
-    padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    patches = tf.concat(
-        [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)], axis=3
+    return tf.nn.relu(_local_products(x, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype))
+
+
+@tf.custom_gradient
+def _local_products(x, weights):
+    """Multiplies at each place the pixels around it by its weights: see connect_locally.
+
+    One product of matrices a place, [filters, 9 c] x [9 c, n]. With the images last, a pixel of all images is one run
+    of memory, so that whole runs are copied to the places beside it, and back in the gradient.
+    """
+    _, height, width, channels = x.shape.as_list()
+    filters = weights.shape.as_list()[-1]
+    places = height * width
+    neighbours, neighbours_of = _neighbours(height, width)
+
+    def with_zeros(rows):
+        return tf.pad(rows, [[0, 1], [0, 0]])
+
+    def images_last(tensor, channels):
+        return tf.reshape(tf.transpose(tf.reshape(tensor, [-1, places * channels])), [places, -1])
+
+    def images_first(tensor, channels):
+        tensor = tf.transpose(tf.reshape(tensor, [places * channels, -1]))
+        return tf.reshape(tensor, [-1, height, width, channels])
+
+    patches = tf.gather(with_zeros(images_last(x, channels)), neighbours)
+    patches = tf.reshape(patches, [places, 9 * channels, -1])
+    kernels = tf.reshape(weights, [places, 9 * channels, filters])
+
+    def gradient(upstream):
+        dy = tf.reshape(images_last(upstream, filters), [places, filters, -1])
+        dpatches = tf.reshape(tf.linalg.matmul(kernels, dy), [9 * places, -1])
+        dx = tf.reduce_sum(tf.gather(with_zeros(dpatches), neighbours_of), axis=1)
+        dweights = tf.linalg.matmul(patches, dy, transpose_b=True)
+        return images_first(dx, channels), tf.reshape(dweights, weights.shape)
+
+    return images_first(tf.linalg.matmul(kernels, patches, transpose_a=True), filters), gradient
+
+
+def _neighbours(height, width):
+    """Returns which pixels each place sees, and which place sees a pixel as which: both int [height width, 9].
+
+    Places and pixels are numbered row by row; height width, and 9 height width, stand for none.
+    """
+    places = np.arange(height * width).reshape(height, width)
+    padded = np.pad(places, 1, constant_values=height * width)
+    seen = np.stack(
+        [padded[row : row + height, column : column + width].ravel() for row in range(3) for column in range(3)]
     )
-    return tf.nn.relu(tf.einsum("nhwk,hwkf->nhwf", patches, tf.cast(weights, x.dtype)) + tf.cast(biases, x.dtype))
+    # The place to which a pixel is its k-th neighbour is the pixel's own neighbour opposite, number 8 - k.
+    seers = np.where(seen[::-1] < height * width, 9 * seen[::-1] + np.arange(9)[:, np.newaxis], 9 * height * width)
+    return seen.T, seers.T
 
 
 def local_response_normalization(values, kind):
@@ -140,10 +241,10 @@ def local_response_normalization(values, kind):
 
 @tf.custom_gradient
 def _banded_lrn(values):
-    """Local response normalization as two matrix products, one forward and one in the gradient.
+    """Local response normalization as two matrix products (D15), one forward and one in the gradient.
 
     With n = 1 + alpha x^2 B, B the banded matrix of ones, y = x n^-3/4, and the gradient with respect to x is
-    dy n^-3/4 - 2 alpha beta x ((dy y / n) B). n^-3/4 is rsqrt(n) sqrt(rsqrt(n)), which is faster than a power.
+    dy n^-3/4 - 2 alpha beta x ((dy n^-3/4 x / n) B). n^-3/4 is rsqrt(n) sqrt(rsqrt(n)), which is faster than a power.
     """
     channels = values.shape.as_list()[-1]
     distance = np.abs(np.subtract.outer(np.arange(channels), np.arange(channels)))
@@ -157,11 +258,12 @@ def _banded_lrn(values):
     n = tf.nn.bias_add(tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32), tf.ones([channels]))
     root = tf.rsqrt(n)
     scale = tf.cast(root * tf.sqrt(root), x.dtype)
-    y = x * scale
 
     def gradient(upstream):
         dy = tf.reshape(upstream, [-1, channels])
-        dx = dy * scale + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, dy * (y / tf.cast(n, y.dtype)))
+        # Not from y, which nothing else needs by now: so it takes no memory until then.
+        scaled = dy * scale
+        dx = scaled + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, scaled * x / tf.cast(n, x.dtype))
         return tf.reshape(dx, tf.shape(upstream))
 
-    return tf.reshape(y, tf.shape(values)), gradient
+    return tf.reshape(x * scale, tf.shape(values)), gradient

@@ -1,4 +1,4 @@
-"""A batch computed as micro-batches of a fixed size, which do not wait for one another.
+"""A batch computed as micro-batches of a fixed size (D17), which do not wait for one another.
 
 On CPUs this is faster than one op at a time over the whole batch: each core works on a micro-batch of its own, whose
 activations stay in its caches, and no op has to be divided among cores and joined again.
@@ -34,9 +34,10 @@ def split(batch, size):
       batch: [batch, ...]; batch must be known unless size is 0.
       size: images a micro-batch, or 0 for the whole batch as one.
     """
-    if count(batch.shape[0], size) == 1:
+    batch_size = batch.shape.as_list()[0]  # an int also where TensorFlow 1's behaviour makes a Dimension of it
+    if count(batch_size, size) == 1:
         return [batch]
-    whole, rest = divmod(int(batch.shape[0]), size)
+    whole, rest = divmod(batch_size, size)
     with tf.name_scope("microbatches"):
         return tf.split(batch, [size] * whole + [rest] * bool(rest))
 

@@ -20,6 +20,7 @@ class Network:
         loss_scaling.LossScale to be trained. Variables are float32 in any case.
       seed: seed of the initial values; None: other values each time.
       lrn: how to normalize: see layers.local_response_normalization.
+      conv: how to convolve: see layers.convolve.
       microbatch_size: images that are computed together, where the batch is known; 0: the whole batch. A layer's
         named output then is there to be fetched, but the next layer does not depend on it: see microbatches.
     """
@@ -29,6 +30,7 @@ class Network:
     dtype: str = "float32"
     seed: int | None = None
     lrn: str = "auto"
+    conv: str = "auto"
     microbatch_size: int = 0
 
     def __call__(self, images):
@@ -59,7 +61,7 @@ def _tutorial(network, x):
       float32 [batch, num_classes].
     """
     weights = functools.partial(layers.weights, seed=network.seed)
-    x = _convolutions(x, weights, network.lrn, stddevs=(5e-2, 5e-2), biases=(0.0, 0.1))
+    x = _convolutions(network, x, weights, stddevs=(5e-2, 5e-2), biases=(0.0, 0.1))
     for name, size in (("local3", 384), ("local4", 192)):
         with tf.variable_scope(name):
             kernel = weights([x[0].shape[1:].num_elements(), size], stddev=0.04, weight_decay=0.004)
@@ -80,7 +82,7 @@ def _cuda_convnet(network, x):
     Args and returns as in _tutorial.
     """
     weights = functools.partial(layers.weights, seed=network.seed, truncated=False)
-    x = _convolutions(x, weights, network.lrn, stddevs=(6.4e-3, 1e-2), biases=(0.0, 0.0))
+    x = _convolutions(network, x, weights, stddevs=(6.4e-3, 1e-2), biases=(0.0, 0.0))
     _, height, width, depth = x[0].shape.as_list()
     for name, filters in (("local3", 64), ("local4", 32)):
         with tf.variable_scope(name):
@@ -96,13 +98,13 @@ def _cuda_convnet(network, x):
 NETWORKS = {"tutorial": _tutorial, "cuda_convnet": _cuda_convnet}  # what builds the network of a name
 
 
-def _convolutions(x, weights, lrn, stddevs, biases):
+def _convolutions(network, x, weights, stddevs, biases):
     """Builds what both networks begin with: conv1 pool1 norm1 conv2 norm2 pool2.
 
     Args:
+      network: the Network.
       x: micro-batches [images, 4h, 4w, 3].
       weights: function (shape, stddev) -> variable.
-      lrn: see Network.
       stddevs, biases: of the initial weights, and the initial biases, of conv1 and conv2.
 
     Returns:
@@ -112,7 +114,8 @@ def _convolutions(x, weights, lrn, stddevs, biases):
     def convolve(x, name, depth, stddev, bias):
         with tf.variable_scope(name):
             kernel = weights([5, 5, depth, 64], stddev=stddev)
-            x = microbatches.each(layers.convolve, x, kernel, layers.biases([64], bias))
+            compute = functools.partial(layers.convolve, kind=network.conv)
+            x = microbatches.each(compute, x, kernel, layers.biases([64], bias))
             return layers.output(x, name, shown=True)
 
     def pool(x, name):
@@ -122,7 +125,7 @@ def _convolutions(x, weights, lrn, stddevs, biases):
 
     def normalize(x, name):
         with layers.scope(name):
-            x = microbatches.each(lambda x: layers.local_response_normalization(x, lrn), x)
+            x = microbatches.each(lambda x: layers.local_response_normalization(x, network.lrn), x)
         return layers.output(x, name)
 
     x = convolve(x, "conv1", 3, stddevs[0], biases[0])

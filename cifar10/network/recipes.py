@@ -96,7 +96,7 @@ TUTORIAL = Recipe("tutorial")
 # The triangle is that of Smith, Cyclical Learning Rates for Training Neural Networks (2017), once up and down. Nesterov
 # momentum, smoothed labels, alternating flips and no jitter are as in Jordan, 94% on CIFAR-10 in 3.29 Seconds on a
 # Single GPU (2024). Standardization undoes a change of brightness anyway, and most of one of contrast. The numbers were
-# chosen on 5,000 training images held out: see the README's results.
+# chosen on 5,000 training images held out: see scripts/RESULTS.md.
 FAST = Recipe(
     "fast",
     num_epochs=FAST_NUM_EPOCHS,

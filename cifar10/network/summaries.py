@@ -11,7 +11,7 @@ import re
 import tensorflow.compat.v1 as tf
 
 # A histogram takes about 40 ns a value on one core: half a second for all of them, every 100 steps. Of this many values
-# and images it has the same shape.
+# and images (D16) it has the same shape.
 MAX_HISTOGRAM_VALUES = 2**18
 MAX_HISTOGRAM_IMAGES = 16
 

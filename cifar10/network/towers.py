@@ -16,8 +16,8 @@ class Towers(Step):
     """The step of which every tower computes an equal slice of the batch.
 
     Variables are shared; gradients and losses are averaged once all towers have theirs; there is one update of
-    variables and moving averages. So the step equals that of one tower with the whole batch: to the last bit where the
-    towers are on CPUs, their number is a power of two, and micro-batches divide their slices evenly.
+    variables and moving averages. So the step equals that of one tower with the whole batch (D6): to the last bit where
+    the towers are on CPUs, their number is a power of two, and micro-batches divide their slices evenly.
 
     Attributes:
       devices: one device a tower: see machine.devices.of_towers.
@@ -94,7 +94,8 @@ def update(gradients, cross_entropies, decays, recipe, global_step, learning_rat
             mean if of_decay is None else _on(variable.device, tf.add, mean, of_decay)
             for variable, mean, of_decay in zip(variables, means, of_decays, strict=True)
         ]
-    losses = {**decays, "cross_entropy": _mean(cross_entropies, name="cross_entropy")}
+        cross_entropy = microbatches.pairwise_sum(cross_entropies)
+    losses = {**decays, "cross_entropy": tf.divide(cross_entropy, len(cross_entropies), name="cross_entropy")}
     losses["total_loss"] = tf.add_n(list(losses.values()), name="total_loss")
     train_op = training.apply_gradients(averages, losses, global_step, learning_rate, recipe, finite)
     return train_op, losses["total_loss"]
@@ -105,5 +106,5 @@ def _on(device, build, *args):
         return build(*args)
 
 
-def _mean(tensors, name=None):
-    return tf.divide(microbatches.pairwise_sum(tensors), len(tensors), name=name)
+def _mean(tensors):
+    return microbatches.pairwise_sum(tensors) / len(tensors)

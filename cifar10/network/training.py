@@ -110,7 +110,7 @@ def apply_gradients(gradients, losses, global_step, learning_rate, recipe=recipe
     variables = tf.trainable_variables()
     with tf.name_scope(_SCOPE):
         summaries.scalar("learning_rate", learning_rate)
-        # What summaries show are the values that the step's loss was computed with, hence read before the update.
+        # What summaries show are the values that the step's loss was computed with (D7), hence read before the update.
         values = [_read(variable) for variable in variables]
         if recipe.weight_decay:
             gradients = _with_weight_decay(gradients, variables, values, losses, recipe.weight_decay)

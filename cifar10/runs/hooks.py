@@ -25,7 +25,7 @@ class Scaffold(tf.train.Scaffold):
 
 
 class StepHook(tf.train.SessionRunHook):
-    """Counts the global step in Python: reading the variable while a step runs may see it before or after."""
+    """Counts the global step (D11) in Python: reading the variable while a step runs may see it before or after."""
 
     def __init__(self, run):
         self.run = run

@@ -74,7 +74,7 @@ class TrainingGraph(typing.NamedTuple):
 
 
 class Run:
-    """One stretch of training in train_dir, from the newest readable checkpoint or from the beginning.
+    """One stretch of training in train_dir, from the newest readable checkpoint (D2) or from the beginning.
 
     A context manager, which holds train_dir's lock: one trainer at a time.
 
@@ -190,7 +190,7 @@ class Run:
             self._told_of_metrics = True
 
     def diverged(self, step, what):
-        """Returns the error that says so, to be raised at that step."""
+        """Returns the error that says so in one line, to be raised at that step (D9)."""
         rate = "" if self.learning_rate is None else f" at learning rate {self.learning_rate:g}"
         last = self.checkpoint or "not there: none was saved"
         return RunError(f"step {step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
@@ -226,6 +226,7 @@ class Run:
             ) as session:
                 run_step = self._run_first_step
                 try:
+                    # None at max_steps (D8), where StopAtStepHook would run one more step.
                     while self.step < options.max_steps and not request.signum:
                         run_step(session, graph.train_op, request)
                         run_step = self._run_step
@@ -295,8 +296,8 @@ def check(train_dir):
     """Looks whether train_dir can be trained in, and changes nothing.
 
     Raises:
-      RunError: it cannot be written, is no folder, or a folder of somebody else's files: a train_dir is empty, or has a
-        run's files in it.
+      RunError: it cannot be written, is no folder, or a folder of somebody else's files (D3): a train_dir is empty, or
+        has a run's files in it.
     """
     existing = os.path.abspath(train_dir)
     while not os.path.lexists(existing):

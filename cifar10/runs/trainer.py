@@ -88,6 +88,12 @@ def train(step, data, recipe, options):
     options, examples = prepare(step, data, recipe, options)
     description = describe(step, data, recipe, options, examples)
     with Run(options.train_dir, options.restart, description) as run, tf.Graph().as_default():
+        if run.start_step >= options.max_steps:
+            print(
+                f"{options.train_dir}: already at step {run.start_step} of {options.max_steps}; to go on, raise "
+                "--max_steps, or begin anew with --restart",
+                flush=True,
+            )
         step.begin(run.start_step, examples)
         graph = build(step, data, recipe, options, examples, run.start_step)
         facts = dashboards.facts(history.program(), step, data, recipe, run.start_step, options.max_steps)

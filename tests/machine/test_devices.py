@@ -6,19 +6,20 @@ from cifar10.machine import devices
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "expected", "amx"),
     [
-        ("flags\t\t: fpu avx2 avx512f avx512_bf16", True),
-        ("flags\t\t: fpu avx2 amx_bf16 amx_tile", True),
-        ("Features\t: fp asimd bf16", True),
-        ("flags\t\t: fpu avx2 avx512f avx512_vnni", False),
-        ("no such line", None),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", True, False),
+        ("flags\t\t: fpu avx2 amx_bf16 amx_tile", True, True),
+        ("Features\t: fp asimd bf16", True, False),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni", False, False),
+        ("no such line", None, False),
     ],
 )
-def test_bfloat16_units_are_told_from_the_cpus_flags(tmp_path, monkeypatch, capsys, flags, expected):
+def test_bfloat16_units_are_told_from_the_cpus_flags(tmp_path, monkeypatch, capsys, flags, expected, amx):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n{flags}\n")
     monkeypatch.setattr(devices, "CPU_INFO", str(tmp_path / "cpuinfo"))
     assert devices.cpu_has_bfloat16() is expected
+    assert devices.cpu_has_amx() is amx
     monkeypatch.setattr(devices, "has_gpu", lambda: False)
     devices.warn_if_half_precision_is_slow()
     assert ("no bfloat16 units" in capsys.readouterr().err) == (expected is False)

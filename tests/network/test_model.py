@@ -173,6 +173,37 @@ def test_locally_connected_is_a_convolution_where_its_filters_are_tied_and_not_w
     assert list(zip(*np.nonzero(different), strict=True)) == ([] if tied else [(2, 3)])
 
 
+def test_gradients_of_a_locally_connected_layer_are_the_slopes(graph):
+    """In float64, of a random direction in each argument: (f(v + h d) - f(v - h d)) / 2h."""
+    random = np.random.RandomState(0)
+    shapes = [3, 5, 4, 2], [5, 4, 18, 6], [5, 4, 6]
+    arguments = [tf.placeholder(tf.float64, shape) for shape in shapes]
+    out = layers.connect_locally(*arguments)
+    factors = random.randn(3, 5, 4, 6)
+    total = tf.reduce_sum(out * factors)
+    gradients = tf.gradients(total, arguments)
+    values, directions = ([random.randn(*shape) for shape in shapes] for _ in range(2))
+    with tf.Session() as session:
+        found = session.run(gradients, dict(zip(arguments, values, strict=True)))
+        for i, direction in enumerate(directions):
+            sums = []
+            for step in (1e-6, -1e-6):
+                moved = [value + step * direction if i == j else value for j, value in enumerate(values)]
+                sums.append(session.run(total, dict(zip(arguments, moved, strict=True))))
+            assert (found[i] * direction).sum() == pytest.approx((sums[0] - sums[1]) / 2e-6, rel=1e-5)
+
+
+def test_gradients_of_a_connected_layer_are_numpys(graph):
+    random = np.random.RandomState(0)
+    x, weights, biases, dy = (random.randn(*shape) for shape in ([3, 2, 2, 4], [16, 5], [5], [3, 5]))
+    arguments = [tf.constant(value) for value in (x, weights, biases)]
+    with tf.Session() as session:
+        gradients = session.run(tf.gradients(layers.connect(*arguments), arguments, tf.constant(dy)))
+    rows = x.reshape(3, 16)
+    for found, expected in zip(gradients, ((dy @ weights.T).reshape(x.shape), rows.T @ dy, dy.sum(0)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_gradients_of_locally_connected_weights_are_those_of_their_own_place(graph):
     weights = tf.zeros([6, 6, 9, 1])
     out = layers.connect_locally(tf.ones([1, 6, 6, 1]), weights, tf.ones([6, 6, 1]))

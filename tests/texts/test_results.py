@@ -1,4 +1,4 @@
-"""The README's results are those on record in results.json, and they are what was promised."""
+"""The results in the texts are those on record in results.json, and they are what was promised."""
 
 import json
 import pathlib
@@ -10,18 +10,30 @@ import pytest
 from cifar10.network import recipes
 
 ROOT = pathlib.Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = json.loads((ROOT / "tests" / "results.json").read_text(encoding="utf-8"))
+README, LESSON, PAGE = (
+    (ROOT / path).read_text(encoding="utf-8") for path in ("README.md", "cifar10/README.md", "scripts/RESULTS.md")
+)
+RESULTS = json.loads((ROOT / "scripts" / "results.json").read_text(encoding="utf-8"))
 TUTORIAL = {int(step): precisions for step, precisions in RESULTS["tutorial"]["precision"].items()}
 ORIGINAL = {int(step): precisions for step, precisions in RESULTS["original"]["precision"].items()}
 GRID = range(5_000, 100_001, 5_000)
+LAST_TEN = list(zip(*RESULTS["tutorial"]["last_ten_checkpoints"].values(), strict=True))  # with averages, without
+FAST = list(zip(*RESULTS["fast"]["precision"].values(), strict=True))
 EPOCH = 50_000  # images
 
 
-def table(*heading):
-    """Returns the rows, tuples of cells, of the README's table with these first columns."""
-    lines = iter(README.splitlines())
-    next(line for line in lines if line.startswith(f"| {' | '.join(heading)} |"))
+def minutes():
+    """Returns how long the two recipes take on the machine of record, {name: minutes}."""
+    speed, steps = RESULTS["speed"], RESULTS["fast"]["steps"]
+    found = {name: steps * 128 / rate / 60 for name, rate in speed["fast"].items()}
+    return {**found, "tutorial": 100_000 * 128 / speed["tutorial"] / 60}
+
+
+def table(text, *heading):
+    """Returns the rows, tuples of cells, of a text's table with these first columns."""
+    lines = iter(text.splitlines())
+    head = f"| {' | '.join(heading)} |".replace("|  |", "| |")
+    next(line for line in lines if line.startswith(head))
     next(lines)
     rows = []
     while (line := next(lines)).startswith("|"):
@@ -29,11 +41,62 @@ def table(*heading):
     return rows
 
 
-def test_every_command_on_record_is_in_the_readme():
+def test_every_command_on_record_is_in_a_text():
+    texts = " ".join((README + LESSON + PAGE).split())  # a command may be on two lines
     commands = [record["command"] for record in RESULTS.values() if "command" in record]
-    assert len(commands) >= 5
+    assert len(commands) >= 6
     for command in commands:
-        assert command in README, command
+        assert command in texts, command
+
+
+def test_the_readmes_three_rows():
+    last = max(ORIGINAL)
+    mean = statistics.mean(FAST[0])
+    assert table(README, "", "steps") == [
+        ("the original", f"{last:,}", "", f"{ORIGINAL[last][0]:.4f}"),
+        ("`cifar10_train.py`", "100,000", f"{minutes()['tutorial']:.0f} minutes", f"{TUTORIAL[100_000][0]:.4f}"),
+        (
+            "`cifar10_train.py --recipe=fast --use_fp16`",
+            f"{RESULTS['fast']['steps']:,}",
+            f"{minutes()['half']:.0f} minutes",
+            f"{mean:.4f} (mean of {len(FAST[0])})",
+        ),
+    ]
+
+
+def test_the_originals_first_checkpoint_gives_its_counts():
+    averages, variables = (f"{round(10_000 * precision):,}" for precision in ORIGINAL[min(ORIGINAL)])
+    assert f"the original printed: {averages} of 10,000" in " ".join(README.split())
+    assert f"counts, {averages} with and {variables} without moving averages" in " ".join(LESSON.split())
+
+
+def test_the_lesson_says_what_its_run_did():
+    run = RESULTS["lesson"]
+    last = max(run["precision"], key=int)
+    test, train, raw = run["precision"][last]
+    losses, sparsity = run["losses"]["9950"], run["sparsity"]["mean of the last 20 summaries"]
+    decay = losses["local3/weight_loss"] + losses["local4/weight_loss"]
+    for text in (
+        f"At step {int(last):,} precision is {train:.3f} on the training images and {test:.3f} on the test images, "
+        f"and {raw:.3f} without moving averages",
+        f"After 1,000 steps, precision is {run['precision']['1000'][0]:.3f}; after {int(last):,}, {test:.3f}",
+        f"The total falls from 4.67 to {losses['total_loss']:.2f}",
+        f"weight decay, which falls from 2.37 to {decay:.2f}",
+        f"Cross entropy is what tells: it falls from 2.30 to {losses['cross_entropy']:.2f}",
+        f"conv2 grows sparse, {sparsity['conv2']:.2f} at the end",
+        f"Of the cats, {run['confusion']['cat for dog']:.0%} are taken for dogs".replace("%", " %"),
+    ):
+        assert text in " ".join(LESSON.split()), text
+
+
+def test_the_lesson_says_what_moving_averages_do():
+    means = [statistics.mean(column) for column in LAST_TEN]
+    ranges = [max(column) - min(column) for column in LAST_TEN]
+    assert f"the averages reach {means[0]:.4f} and the variables {means[1]:.4f}" in LESSON
+    assert f"vary by {ranges[0]:.4f}, the variables by {ranges[1]:.4f}" in " ".join(LESSON.split())
+    fast = [statistics.mean(column) for column in FAST]
+    assert f"{fast[0]:.4f} with them and {fast[1]:.4f} without" in " ".join(LESSON.split())
+    assert f"ranges from {min(LAST_TEN[1]):.4f} to {max(LAST_TEN[1]):.4f}" in " ".join(PAGE.split())
 
 
 def test_the_tutorials_table_is_the_run_on_record():
@@ -41,11 +104,11 @@ def test_the_tutorials_table_is_the_run_on_record():
         (f"{step:,}", f"{step * 128 / EPOCH:.1f}", *(f"{precision:.4f}" for precision in TUTORIAL[step]))
         for step in GRID
     ]
-    assert table("steps", "epochs", "precision @ 1", "without moving averages") == expected
+    assert table(PAGE, "steps", "epochs", "precision @ 1", "without moving averages") == expected
 
 
 def test_the_chart_has_the_same_numbers():
-    lines = re.findall(r"^ +line \[(.*)\]$", README, re.MULTILINE)
+    lines = re.findall(r"^ +line \[(.*)\]$", PAGE, re.MULTILINE)
     for column, line in enumerate(lines):
         assert [float(value) for value in line.split(",")] == [TUTORIAL[step][column] for step in GRID]
     assert len(lines) == 2
@@ -60,7 +123,7 @@ def test_it_is_as_precise_as_the_original_at_each_of_its_steps_less_a_hundredth(
         ours, ours_without = TUTORIAL[at]
         rows.append((f"{step:,}", f"{original:.4f}", f"{original_without:.4f}", f"{at:,}", f"{ours:.4f}"))
         rows[-1] += (f"{ours_without:.4f}",)
-    assert len(rows) == 8 and table("the original: step", "precision @ 1") == rows
+    assert len(rows) == 8 and table(PAGE, "the original: step", "precision @ 1") == rows
 
 
 def test_the_fast_recipe_reaches_the_tutorials_end_in_a_quarter_of_its_time():
@@ -70,33 +133,30 @@ def test_the_fast_recipe_reaches_the_tutorials_end_in_a_quarter_of_its_time():
     expected = [(seed, *(f"{precision:.4f}" for precision in precisions)) for seed, *precisions in seeds]
     means = [statistics.mean(column) for column in list(zip(*seeds, strict=True))[1:]]
     expected.append(("mean", *(f"{mean:.4f}" for mean in means)))
-    assert table("seed", "precision @ 1") == expected
+    assert table(PAGE, "seed", "precision @ 1") == expected
     assert means[0] >= TUTORIAL[100_000][0]
-    minutes = {name: fast["steps"] * 128 / rate / 60 for name, rate in RESULTS["speed"]["fast"].items()}
-    minutes["tutorial"] = 100_000 * 128 / RESULTS["speed"]["tutorial"] / 60
-    assert minutes["half"] <= minutes["tutorial"] / 4
+    took = minutes()
+    assert took["half"] <= took["tutorial"] / 4
     stated = re.search(
-        r"(\d+) minutes against (\d+), a factor of (\d\.\d); in float32 (\d+), a factor of (\d\.\d)", README
+        r"(\d+) minutes\s+against (\d+), a factor of (\d\.\d); in float32 (\d+), a factor of (\d\.\d)", PAGE
     )
     assert [float(group) for group in stated.groups()] == pytest.approx(
         [
-            round(minutes["half"]),
-            round(minutes["tutorial"]),
-            round(minutes["tutorial"] / minutes["half"], 1),
-            round(minutes["float32"]),
-            round(minutes["tutorial"] / minutes["float32"], 1),
+            round(took["half"]),
+            round(took["tutorial"]),
+            round(took["tutorial"] / took["half"], 1),
+            round(took["float32"]),
+            round(took["tutorial"] / took["float32"], 1),
         ]
     )
 
 
 def test_the_exercises_are_answered_with_what_is_on_record():
-    exercises = {row[0]: row for row in table("exercise", "command", "expected", "measured")}
+    exercises = {row[0]: row for row in table(LESSON, "exercise", "command", "expected", "measured")}
     assert len(exercises) == 7
     seconds = {name: statistics.median(values) for name, values in RESULTS["seconds_to_step_0"].items()}
     queue, local = RESULTS["queue"], RESULTS["cuda_convnet"]
-    means = [
-        statistics.mean(column) for column in zip(*RESULTS["tutorial"]["last_ten_checkpoints"].values(), strict=True)
-    ]
+    means = [statistics.mean(column) for column in LAST_TEN]
     towers = RESULTS["devices"]["setups"]["2 towers x 64"]
     for exercise, expected in {
         "Fill fewer images before the first step": [
@@ -108,7 +168,7 @@ def test_the_exercises_are_answered_with_what_is_on_record():
             f"{local['precision'][0]:.4f} in one view, {local['precision_of_10_views'][0]:.4f} in ten"
         ],
         "Evaluate without the moving averages": [f"{means[1]:.4f} against {means[0]:.4f}"],
-        "One GPU at 128 against two at 64": [
+        "Compare one GPU at 128 with two at 64": [
             f"weights that differ by {towers['largest_weight_difference']:g}, losses equal to "
             f"{towers['largest_loss_difference']:.0e} at every step, {towers['ratio']:.2f} times the images/s"
         ],
@@ -128,7 +188,7 @@ def test_towers_and_workers_did_the_same_as_one_process():
         )
         for name, setup in setups.items()
     ]
-    assert table("devices", "largest difference of a loss, at any step") == expected and len(expected) == 5
+    assert table(PAGE, "devices", "largest difference of a loss, at any step") == expected and len(expected) == 4
     for setup in setups.values():
         assert setup["largest_loss_difference"] < 1e-3
         assert abs(setup["precision"] - setups["1 x 128"]["precision"]) < 0.02
@@ -142,5 +202,17 @@ def test_towers_and_workers_did_the_same_as_one_process():
         )
         for name, setup in setups.items()
     ]
-    assert table("devices", "images/s") == expected
+    assert table(PAGE, "devices", "images/s") == expected
     assert setups["2 workers x 64"]["ratio"] >= 0.85
+
+
+def test_a_ring_sends_what_its_algebra_says():
+    """2 (N - 1) / N times the gradient from each machine: N - 1 parts to add up, N - 1 to hand round."""
+    gradient = 4 * 1_068_298 / 1e6  # MB
+    rows = table(PAGE, "workers", "MB a machine and step")
+    for workers, megabytes, slow, fast, _ in rows:
+        n = int(workers.replace(",", ""))
+        expected = 2 * (n - 1) / n * gradient
+        assert megabytes == f"{expected:.2f}"
+        assert (slow, fast) == (f"{8 * expected / 10:.1f} ms", f"{8 * expected / 100:.1f} ms")
+    assert [row[0] for row in rows] == ["2", "8", "64", "1,000"]
