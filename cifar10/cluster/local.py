@@ -109,7 +109,7 @@ def _end(children):
     finally:
         for child in children:
             child.kill()
-            child.wait()
+            child.communicate()  # waits, and closes its pipe
 
 
 def _wait(child, secs):
