@@ -61,11 +61,7 @@ def again(command):
 
 
 def begin_anew(supervised):
-    """Puts a new process of the same program in the place of this one; never returns.
-
-    Args:
-      supervised: whether this is a child of `train`, which starts it again.
-    """
+    """Puts a new process of the same program in the place of this one; `train` does if this is a child of its."""
     sys.stdout.flush()
     sys.stderr.flush()
     if supervised:
@@ -113,7 +109,7 @@ def _end(children):
     finally:
         for child in children:
             child.kill()
-            child.wait()
+            child.communicate()  # waits, and closes its pipe
 
 
 def _wait(child, secs):

@@ -89,8 +89,7 @@ def lead(cluster, settings, start_step, max_wait_secs):
 def join(cluster, settings, max_wait_secs):
     """Goes to the meeting, as another worker, and returns the step that training starts from.
 
-    Args:
-      cluster, settings, max_wait_secs: see lead.
+    Args as of lead.
 
     Raises:
       ClusterError: the chief was started with other settings.

@@ -174,14 +174,11 @@ def _refuse_other_machines(cluster):
 
 
 def serve(cluster, config):
-    """Starts the server of a worker, which others reach at its address for as long as the process lives.
+    """Starts the tf.train.Server of a worker, which others reach at its address while the process lives; returns it.
 
     Args:
       cluster: the Cluster.
       config: tf.ConfigProto of its devices and threads.
-
-    Returns:
-      The tf.train.Server.
 
     Raises:
       ClusterError: the port is taken, or is to be open to other machines without listen_on_network.

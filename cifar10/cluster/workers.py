@@ -16,6 +16,7 @@ import threading
 import time
 
 import tensorflow.compat.v1 as tf
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from cifar10.cluster import local, meeting, members
 from cifar10.cluster.collectives import LOST, Collectives
@@ -86,7 +87,6 @@ class Workers(Step):
         return [_Together(self)]
 
     def collectives(self, timeout_secs):
-        """Returns the Collectives of a graph."""
         return Collectives(self.num_slices, self.all_reduce, timeout_secs)
 
     def session_config(self):
@@ -98,6 +98,9 @@ class Workers(Step):
             # images must not keep another worker waiting.
             config.experimental.disable_thread_spinning = True
             config.inter_op_parallelism_threads = THREADS_BESIDE_OTHERS
+        if self.network.dtype == "bfloat16":
+            # It fuses convolutions to an op that TensorFlow's server refuses in this type.
+            config.graph_options.rewrite_options.remapping = RewriterConfig.OFF
         config.experimental.collective_group_leader = "/job:worker/replica:0/task:0"
         config.device_filters.append(self.cluster.device)  # a session needs nobody else to begin
         return config

@@ -5,6 +5,7 @@ import dataclasses
 import threading
 
 import numpy as np
+import published
 import pytest
 import tensorflow.compat.v1 as tf
 from helpers import assert_equal_to_the_last_bit
@@ -25,7 +26,7 @@ DATA = trainer.TrainingData(Source(datasets.SYNTHETIC, ""), seed=3)
 STEPS = 3
 
 
-def in_company(num_workers, function, batch_size=4, **options):
+def in_company(num_workers, function, batch_size=4, network=NETWORK, **options):
     """Returns what function(step) returns for each worker, all of which are at work at the same time."""
     addresses = free_addresses(num_workers)
     steps = [
@@ -59,12 +60,23 @@ def trained(step, examples, recipe=recipes.TUTORIAL):
 )
 def test_workers_train_as_one_device_does_to_the_last_bit(noise, num_workers, recipe):
     """And all of them have the same variables, which are the chief's."""
-    losses, expected = trained(OneDevice(NETWORK, 4 * num_workers), noise, recipe)
+    losses, expected = trained(OneDevice(NETWORK, 8 * num_workers), noise, recipe)
     assert expected["global_step"] == STEPS
-    for found_losses, found in in_company(num_workers, lambda step: trained(step, noise, recipe)):
+    for found_losses, found in in_company(num_workers, lambda step: trained(step, noise, recipe), batch_size=8):
         np.testing.assert_allclose(found_losses, losses, rtol=1e-6)  # a mean of means may round
         assert found.keys() == expected.keys()
         assert_equal_to_the_last_bit(found, expected)
+
+
+def test_half_precision_is_the_same_in_workers_but_for_its_rounding(noise):
+    """They fuse less, because a server of TensorFlow's refuses fused convolutions in bfloat16."""
+    network = dataclasses.replace(NETWORK, dtype="bfloat16")
+    losses, expected = trained(OneDevice(network, 16), noise)
+    (first_losses, first), (_, second) = in_company(2, lambda step: trained(step, noise), batch_size=8, network=network)
+    np.testing.assert_allclose(first_losses, losses, rtol=2e-3)
+    for name in published.VARIABLES:
+        np.testing.assert_allclose(first[name], expected[name], atol=1e-3, err_msg=name)
+        np.testing.assert_array_equal(second[name], first[name], err_msg=name)
 
 
 def test_five_workers_in_a_ring_train_nearly_as_one_device_does_and_all_alike(noise):

@@ -183,7 +183,7 @@ def test_devices_are_compared_in_one_table(synthetic_dir):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--setups=one,many", "write them as one, 2towers, 2workers or 2workers+1ps"),
+        ("--setups=one,many", "write them as one, 2towers, 2workers or 8workers+ring"),
         ("--setups=3towers", "--batch_size=128: cannot be divided among the 3 devices of 3towers"),
     ],
 )
