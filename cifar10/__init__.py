@@ -22,14 +22,14 @@ from cifar10.cifar10_input import (
 )
 from cifar10.data import crops, datasets, download, records
 from cifar10.flags import FLAGS
-from cifar10.network import model, recipes, training
+from cifar10.network import losses, model, optimizer, recipes
+from cifar10.network.losses import TOWER_NAME
 from cifar10.network.recipes import (
     INITIAL_LEARNING_RATE,
     LEARNING_RATE_DECAY_FACTOR,
     MOVING_AVERAGE_DECAY,
     NUM_EPOCHS_PER_DECAY,
 )
-from cifar10.network.training import TOWER_NAME
 from cifar10.version import __version__
 
 __all__ = [
@@ -80,16 +80,16 @@ def inference(images):
 
 
 def loss(logits, labels):
-    """Builds the total loss: see training.loss."""
-    return training.loss(logits, labels)
+    """Builds the total loss: see losses.loss."""
+    return losses.loss(logits, labels)
 
 
 def train(total_loss, global_step):
-    """Builds the training step: see training.train."""
+    """Builds the training step: see optimizer.train."""
     schedule = recipes.Staircase(INITIAL_LEARNING_RATE, NUM_EPOCHS_PER_DECAY, LEARNING_RATE_DECAY_FACTOR)
     recipe = recipes.Recipe("tutorial", learning_rate=schedule, moving_average_decay=MOVING_AVERAGE_DECAY)
-    rate = training.learning_rate(schedule, global_step, FLAGS.batch_size, NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN)
-    return training.train(total_loss, global_step, rate, recipe)
+    rate = optimizer.learning_rate(schedule, global_step, FLAGS.batch_size, NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN)
+    return optimizer.train(total_loss, global_step, rate, recipe)
 
 
 def maybe_download_and_extract():

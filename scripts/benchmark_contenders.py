@@ -14,7 +14,7 @@ from benchmark_peers import Contender, repeat
 from cifar10 import cifar10_input, evaluation, settings
 from cifar10.data import datasets, records
 from cifar10.machine import devices
-from cifar10.network import microbatches, model, recipes, summaries, training
+from cifar10.network import losses, microbatches, model, optimizer, recipes, summaries
 from cifar10.runs import checkpoints
 
 # Multiply-adds of one image forward: the outputs of each layer times the inputs that each output sums.
@@ -69,9 +69,9 @@ def build_fixed_batch(data, options, construction):
         for name in ("images", "labels")
     )
     network = construction.network(data.num_classes)
-    loss = training.loss(network(images), labels)
+    loss = losses.loss(network(images), labels)
     global_step = tf.train.get_or_create_global_step()
-    learning_rate = training.learning_rate(recipes.Staircase(), global_step, options["batch_size"])
+    learning_rate = optimizer.learning_rate(recipes.Staircase(), global_step, options["batch_size"])
     train_op = construction.build_step(loss, global_step, learning_rate)
     num_microbatches = microbatches.count(options["batch_size"], network.microbatch_size)
     session = tf.Session(config=devices.session_config(num_microbatches))
@@ -163,8 +163,8 @@ def tutorial_evaluation(data, options):
 
 CONSTRUCTIONS = {
     "tutorial float32": Construction(tutorial_step, lrn="op", conv="op", microbatch_size=0),
-    "ours float32": Construction(training.train),
-    "ours half": Construction(training.train, use_fp16=True),
+    "ours float32": Construction(optimizer.train),
+    "ours half": Construction(optimizer.train, use_fp16=True),
 }
 WORKERS = {
     "fixed_batch": {

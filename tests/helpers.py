@@ -145,7 +145,7 @@ def lopsided(count):
     return images
 
 
-def losses(train_dir):
+def recorded_losses(train_dir):
     """Returns {step: loss}; a step that was trained twice keeps its last."""
     lines = (train_dir / history.METRICS).read_text().splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}

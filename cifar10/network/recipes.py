@@ -62,7 +62,7 @@ class Recipe:
         the gradients, not in the loss that is shown.
       jitter: whether images get another brightness and contrast.
       alternating_flip: whether an image is mirrored in every other epoch, instead of by chance.
-      moving_average_decay: of the variables, a step; less in the first steps: see training.apply_gradients.
+      moving_average_decay: of the variables, a step; less in the first steps: see optimizer.apply_gradients.
     """
 
     name: str

@@ -7,7 +7,7 @@ import abc
 import dataclasses
 
 from cifar10.machine import devices
-from cifar10.network import loss_scaling, microbatches, training
+from cifar10.network import loss_scaling, losses, microbatches, optimizer
 from cifar10.network.model import Network
 
 
@@ -78,5 +78,5 @@ class OneDevice(Step):
 
     def build(self, images, labels, recipe, global_step, learning_rate):
         loss_scale = loss_scaling.of_type(self.network.dtype)
-        loss = training.loss(self.network(images), labels, recipe.label_smoothing)
-        return training.train(loss, global_step, learning_rate, recipe, loss_scale), loss
+        loss = losses.loss(self.network(images), labels, recipe.label_smoothing)
+        return optimizer.train(loss, global_step, learning_rate, recipe, loss_scale), loss

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow.compat.v1 as tf
 
 from cifar10.machine import devices
-from cifar10.network import loss_scaling, microbatches, training
+from cifar10.network import loss_scaling, losses, microbatches, optimizer
 from cifar10.network.steps import Step
 
 VARIABLES_ON = ("cpu", "gpu")
@@ -52,21 +52,21 @@ class Towers(Step):
             with (
                 tf.device(device),
                 tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE, custom_getter=place),
-                tf.name_scope(f"{training.TOWER_NAME}_{i}") as scope,
+                tf.name_scope(f"{losses.TOWER_NAME}_{i}") as scope,
             ):
                 logits = self.network(image_slices[i])
-                losses = training.losses(training.loss(logits, label_slices[i], recipe.label_smoothing), scope)
-                cross_entropies.append(losses["cross_entropy"])
+                tagged = losses.by_tag(losses.loss(logits, label_slices[i], recipe.label_smoothing), scope)
+                cross_entropies.append(tagged["cross_entropy"])
                 # The weight decay is the same in every tower: `update` adds its gradient once.
                 scaled = cross_entropies[i] if loss_scale is None else loss_scale.scaled(cross_entropies[i])
                 gradients.append(tf.gradients(scaled, tf.trainable_variables()))
         with tf.device(variables_device):
-            return update(gradients, cross_entropies, decays(losses), recipe, global_step, learning_rate, loss_scale)
+            return update(gradients, cross_entropies, decays(tagged), recipe, global_step, learning_rate, loss_scale)
 
 
-def decays(losses):
+def decays(tagged):
     """Returns those of {tag: loss} that are weight decay, the same in every tower."""
-    return {tag: loss for tag, loss in losses.items() if tag not in ("cross_entropy", "total_loss")}
+    return {tag: loss for tag, loss in tagged.items() if tag not in ("cross_entropy", "total_loss")}
 
 
 def update(gradients, cross_entropies, decays, recipe, global_step, learning_rate, loss_scale=None):
@@ -95,10 +95,10 @@ def update(gradients, cross_entropies, decays, recipe, global_step, learning_rat
             for variable, mean, of_decay in zip(variables, means, of_decays, strict=True)
         ]
         cross_entropy = microbatches.pairwise_sum(cross_entropies)
-    losses = {**decays, "cross_entropy": tf.divide(cross_entropy, len(cross_entropies), name="cross_entropy")}
-    losses["total_loss"] = tf.add_n(list(losses.values()), name="total_loss")
-    train_op = training.apply_gradients(averages, losses, global_step, learning_rate, recipe, finite)
-    return train_op, losses["total_loss"]
+    tagged = {**decays, "cross_entropy": tf.divide(cross_entropy, len(cross_entropies), name="cross_entropy")}
+    tagged["total_loss"] = tf.add_n(list(tagged.values()), name="total_loss")
+    train_op = optimizer.apply_gradients(averages, tagged, global_step, learning_rate, recipe, finite)
+    return train_op, tagged["total_loss"]
 
 
 def _on(device, build, *args):

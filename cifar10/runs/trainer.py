@@ -9,7 +9,7 @@ from cifar10.data import records
 from cifar10.data.source import Source
 from cifar10.errors import RunError
 from cifar10.machine import devices
-from cifar10.network import training
+from cifar10.network import optimizer
 from cifar10.runs import dashboards, history, profiling
 from cifar10.runs import run as run_module
 from cifar10.runs.run import Run, TrainingGraph
@@ -129,7 +129,7 @@ def build(step, data, recipe, options, examples, start_step):
     """Builds input, learning rate and step in the current graph; returns the TrainingGraph."""
     global_step = tf.train.get_or_create_global_step()
     batch = data.batch(examples, step, recipe, start_step)
-    learning_rate = training.learning_rate(
+    learning_rate = optimizer.learning_rate(
         recipe.learning_rate, global_step, step.global_batch_size, examples.count, options.max_steps
     )
     train_op, loss = step.build(batch.images, batch.labels, recipe, global_step, learning_rate)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import losses, train
+from helpers import recorded_losses, train
 
 from cifar10.machine import devices
-from cifar10.network import loss_scaling, model, training
+from cifar10.network import loss_scaling, losses, model
 from cifar10.runs import checkpoints
 
 
@@ -45,7 +45,7 @@ def gradients(images, labels, dtype, loss_scale):
     """Returns the gradients of the network computed in a type, in NumPy."""
     with tf.Graph().as_default(), tf.Session() as session:
         logits = model.Network(dtype=dtype, seed=0)(tf.constant(images))
-        loss = training.loss(logits, tf.constant(labels)) * 1e-5  # as small as gradients are late in training
+        loss = losses.loss(logits, tf.constant(labels)) * 1e-5  # as small as gradients are late in training
         variables = tf.trainable_variables()
         if loss_scale:
             scale = loss_scaling.LossScale()
@@ -85,7 +85,7 @@ def test_training_in_float16_follows_float32_and_saves_the_same_tensors(
     for half in (False, True):
         train_dir = tmp_path / str(half)
         train(synthetic_dir, train_dir, script=script, max_steps=8, use_fp16=half, **flags)
-        found[half] = losses(train_dir)
+        found[half] = recorded_losses(train_dir)
     assert list(found[True].values()) == pytest.approx(list(found[False].values()), rel=0.01)
     assert found[True] != found[False]
     shapes = [tf.train.load_checkpoint(checkpoints.paths(str(tmp_path / str(half)))[-1]) for half in (False, True)]

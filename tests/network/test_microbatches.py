@@ -5,7 +5,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from cifar10.machine import devices
-from cifar10.network import microbatches, model, training
+from cifar10.network import losses, microbatches, model
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, [7]), (3, [3, 3, 1]), (7, [7]), (8, [7])])
@@ -57,7 +57,7 @@ def test_micro_batches_give_the_logits_and_gradients_of_the_whole_batch(dtype, t
         with tf.Graph().as_default(), tf.Session() as session:
             images = tf.constant(np.random.RandomState(0).randn(10, 24, 24, 3), tf.float32)
             logits = model.Network(dtype=dtype, seed=0, microbatch_size=size)(images)
-            gradients = tf.gradients(training.loss(logits, tf.range(10)), tf.trainable_variables())
+            gradients = tf.gradients(losses.loss(logits, tf.range(10)), tf.trainable_variables())
             session.run(tf.global_variables_initializer())
             named = session.run([f"{layer}:0" for layer in ("conv1/conv1", "norm1", "pool2", "local3/local3")])
             results.append([session.run(logits), *named, *session.run(gradients)])

@@ -8,7 +8,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from helpers import network, normalize
 
-from cifar10.network import layers, model, training
+from cifar10.network import layers, losses, model
 
 
 def test_logits_equal_numpy(graph):
@@ -63,7 +63,7 @@ def test_initial_values_follow_the_seed_and_not_the_rest_of_the_graph():
 def test_loss_at_step_0_in_closed_form(graph, noise):
     """Ten equal classes, ln 10, and 0.004 / 2 times the expected square sum of the truncated normal weights."""
     images = tf.constant(np.random.RandomState(0).randn(64, 24, 24, 3), tf.float32)
-    loss = training.loss(model.Network(seed=0)(images), tf.constant(np.arange(64) % 10))
+    loss = losses.loss(model.Network(seed=0)(images), tf.constant(np.arange(64) % 10))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         value = session.run(loss)

@@ -15,7 +15,7 @@ from helpers import (
     evaluate,
     final,
     lopsided,
-    losses,
+    recorded_losses,
     run_script,
     take,
     train,
@@ -25,7 +25,7 @@ from cifar10 import cifar10_input, evaluation
 from cifar10.data import crops, datasets, order, records
 from cifar10.data.source import Source
 from cifar10.errors import DataError, RunError
-from cifar10.network import loss_scaling, recipes, training
+from cifar10.network import loss_scaling, losses, optimizer, recipes
 from cifar10.runs import trainer
 from cifar10.runs.run import RunOptions
 
@@ -53,11 +53,11 @@ def test_training_ends_where_its_recipe_says():
 def test_the_fast_learning_rate_goes_up_and_down_once(graph):
     """0.03 times 0.2 at first, 0.6 half way up, 1 after a fifth, 0.5 half way down, and 0 at the end and beyond."""
     step = tf.placeholder(tf.int64, [])
-    rate = training.learning_rate(FAST.learning_rate, step, 128, 50_000, 1_000)
+    rate = optimizer.learning_rate(FAST.learning_rate, step, 128, 50_000, 1_000)
     expected = {0: 0.006, 100: 0.018, 200: 0.03, 600: 0.015, 999: 0.03 / 800, 1_000: 0.0, 1_001: 0.0, 10**9: 0.0}
     with tf.Session() as session:
         found = {at: session.run(rate, {step: at}) for at in expected}
-        no_step = training.learning_rate(FAST.learning_rate, tf.constant(0), 128, max_steps=0)
+        no_step = optimizer.learning_rate(FAST.learning_rate, tf.constant(0), 128, max_steps=0)
         assert session.run(no_step) == np.float32(0.006)
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-6, abs=0.0)
 
@@ -65,7 +65,7 @@ def test_the_fast_learning_rate_goes_up_and_down_once(graph):
 def test_smoothed_labels_share_a_part_among_all_classes(graph):
     """-sum q log p, where q is 0.9 of one class and 0.1 / 4 of each of the four."""
     logits, labels = np.random.RandomState(0).randn(5, 4) * 3, np.array([3, 0, 1, 1, 2])
-    loss = training.loss(tf.constant(logits, tf.float32), tf.constant(labels), label_smoothing=0.1)
+    loss = losses.loss(tf.constant(logits, tf.float32), tf.constant(labels), label_smoothing=0.1)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     q = 0.9 * np.eye(4)[labels] + 0.1 / 4
     with tf.Session() as session:
@@ -86,7 +86,7 @@ def build_update(**options):
     shown = {"own/weight_loss": tf.constant(1.0), "total_loss": tf.constant(2.0)}
     step = tf.train.get_or_create_global_step()
     recipe = recipes.Recipe("", **options)
-    return variables, training.apply_gradients(gradients, shown, step, tf.constant(0.1), recipe)
+    return variables, optimizer.apply_gradients(gradients, shown, step, tf.constant(0.1), recipe)
 
 
 def test_momentum_is_nesterovs_and_weight_decay_of_weights_without_their_own(graph):
@@ -114,7 +114,7 @@ def test_a_step_that_overflows_in_float16_changes_neither_weights_nor_momentum(g
         with tf.Graph().as_default(), tf.Session() as session:
             weights = tf.get_variable("a/weights", initializer=np.float32([1.0, 2.0]), use_resource=True)
             factor = tf.placeholder(tf.float32, [])
-            train_op = training.train(
+            train_op = optimizer.train(
                 tf.identity(factor * tf.reduce_sum(weights**2), "total_loss"),
                 tf.train.get_or_create_global_step(),
                 tf.constant(0.1),
@@ -225,8 +225,8 @@ def test_two_towers_train_fast_as_one_device_does(synthetic_dir, tmp_path):
     train(synthetic_dir, tmp_path / "one", recipe="fast", max_steps=5)
     towers = {"script": "cifar10_multi_gpu_train", "num_gpus": 2, "batch_size": 8}
     train(synthetic_dir, tmp_path / "two", recipe="fast", max_steps=5, **towers)
-    expected = losses(tmp_path / "one")
-    assert len(expected) == 5 and losses(tmp_path / "two") == pytest.approx(expected, rel=1e-6)
+    expected = recorded_losses(tmp_path / "one")
+    assert len(expected) == 5 and recorded_losses(tmp_path / "two") == pytest.approx(expected, rel=1e-6)
 
 
 def test_two_workers_train_fast_as_one_process_does_to_the_last_bit(synthetic_dir, tmp_path):
@@ -286,7 +286,7 @@ def test_images_held_out_are_never_trained_on(synthetic_dir, tmp_path, monkeypat
     options = RunOptions(str(tmp_path / "run"), max_steps=12, log_frequency=1)
     trainer.train(custom_step(build, 970), data, FAST, options)
     assert set(np.concatenate(seen)) == set(range(9_700))
-    means = [*losses(tmp_path / "run").values()]
+    means = [*recorded_losses(tmp_path / "run").values()]
     assert np.mean(means[:10]) == pytest.approx(np.mean(whole.labels[:9_700]), rel=1e-5)
 
 

@@ -6,22 +6,22 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from cifar10 import cifar10_input
-from cifar10.network import model, recipes, summaries, towers, training
+from cifar10.network import losses, model, optimizer, recipes, summaries, towers
 from cifar10.runs import events
 
 
 def build_single(noise):
     images, labels = cifar10_input.distorted_inputs(noise, 4)
-    loss = training.loss(model.Network()(images), labels)
+    loss = losses.loss(model.Network()(images), labels)
     global_step = tf.train.get_or_create_global_step()
-    training.train(loss, global_step, training.learning_rate(recipes.Staircase(), global_step, 4))
+    optimizer.train(loss, global_step, optimizer.learning_rate(recipes.Staircase(), global_step, 4))
     return summaries.merged()
 
 
 def build_towers(noise):
     images, labels = cifar10_input.distorted_inputs(noise, 4)
     global_step = tf.train.get_or_create_global_step()
-    rate = training.learning_rate(recipes.Staircase(), global_step, 4)
+    rate = optimizer.learning_rate(recipes.Staircase(), global_step, 4)
     step = towers.Towers(model.Network(), 2, devices=("/cpu:0", "/cpu:0"))
     step.build(images, labels, recipes.TUTORIAL, global_step, rate)
     return summaries.merged()
@@ -43,8 +43,8 @@ def test_tags_are_the_tutorials_from_one_tower_and_from_two(graph, noise, build)
 def test_values_are_those_of_the_step(graph):
     """A weight's histogram is of the value that the loss was computed with, not of the updated one."""
     images = tf.constant(np.random.RandomState(0).randn(4, 24, 24, 3), tf.float32)
-    loss = training.loss(model.Network(seed=0)(images), tf.constant([0, 1, 2, 3]))
-    train_op = training.train(loss, tf.train.get_or_create_global_step(), tf.constant(0.1))
+    loss = losses.loss(model.Network(seed=0)(images), tf.constant([0, 1, 2, 3]))
+    train_op = optimizer.train(loss, tf.train.get_or_create_global_step(), tf.constant(0.1))
     merged = summaries.merged()
     variable = next(v for v in tf.trainable_variables() if v.op.name == "conv1/biases")
     with tf.Session() as session:

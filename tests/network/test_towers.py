@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import cifar10_input
 from cifar10.data import datasets, records
 from cifar10.machine import devices
-from cifar10.network import model, recipes, steps, towers, training
+from cifar10.network import model, optimizer, recipes, steps, towers
 
 STEPS = 50
 
@@ -26,7 +26,7 @@ class Trainer:
         with tf.Graph().as_default() as self.graph:
             global_step = tf.train.get_or_create_global_step()
             images, labels = cifar10_input.distorted_inputs(examples, 128, distortions=recipe.distortions(flip=True))
-            rate = training.learning_rate(recipe.learning_rate, global_step, 128, max_steps=STEPS)
+            rate = optimizer.learning_rate(recipe.learning_rate, global_step, 128, max_steps=STEPS)
             self.train_op, self.loss = step.build(images, labels, recipe, global_step, rate)
             self.variables = {variable.op.name: variable for variable in tf.global_variables()}
             self.session = tf.Session(config=step.session_config())

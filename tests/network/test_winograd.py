@@ -7,7 +7,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from cifar10.machine import devices
-from cifar10.network import layers, model, recipes, training, winograd
+from cifar10.network import layers, losses, model, recipes, winograd
 from cifar10.network.towers import Towers
 
 # Error bounds, relative to the largest value.
@@ -250,7 +250,7 @@ def test_a_network_has_the_loss_and_gradients_that_it_has_with_the_op(name):
     for conv in ("op", "winograd"):
         with tf.Graph().as_default(), tf.Session() as session:
             images = tf.constant(np.random.RandomState(0).randn(8, 24, 24, 3), tf.float32)
-            loss = training.loss(model.Network(name, seed=0, conv=conv)(images), tf.range(8))
+            loss = losses.loss(model.Network(name, seed=0, conv=conv)(images), tf.range(8))
             gradients = tf.gradients(loss, tf.trainable_variables())
             session.run(tf.global_variables_initializer())
             results.append(session.run([loss, *gradients]))

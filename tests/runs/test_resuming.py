@@ -7,7 +7,7 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import assert_equal_to_the_last_bit, final, losses, train
+from helpers import assert_equal_to_the_last_bit, final, recorded_losses, train
 
 from cifar10.machine import devices, signals
 from cifar10.network import loss_scaling
@@ -80,7 +80,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     found, expected = final(tmp_path / "found"), final(tmp_path / "expected")
     assert expected["global_step"] == 9
     assert_equal_to_the_last_bit(found, expected)
-    assert losses(tmp_path / "found") == losses(tmp_path / "expected")
+    assert recorded_losses(tmp_path / "found") == recorded_losses(tmp_path / "expected")
     if state is None:
         assert not list((tmp_path / "found").glob(f"{checkpoints.COMPANION}*"))
         return

@@ -19,7 +19,7 @@ from helpers import (
     assert_product_of_speeds,
     environment,
     evaluate,
-    losses,
+    recorded_losses,
     run_graph,
     run_script,
     train,
@@ -98,9 +98,9 @@ def test_a_run_records_its_start_and_its_end(uninterrupted):
 def test_one_seed_gives_one_run_and_another_another(uninterrupted, synthetic_dir, tmp_path):
     train(synthetic_dir, tmp_path / "same", max_steps=5)
     train(synthetic_dir, tmp_path / "other", max_steps=5, seed=1)
-    expected = [losses(uninterrupted)[step] for step in range(5)]
-    assert list(losses(tmp_path / "same").values()) == expected
-    assert list(losses(tmp_path / "other").values()) != expected
+    expected = [recorded_losses(uninterrupted)[step] for step in range(5)]
+    assert list(recorded_losses(tmp_path / "same").values()) == expected
+    assert list(recorded_losses(tmp_path / "other").values()) != expected
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(script, flag
 
     run_script(script, *arguments(synthetic_dir, killed, max_steps=16, **flags), check=0)
     assert [line["step"] for line in record(killed)] == [0, 10, 16]
-    assert losses(killed) == losses(tmp_path / "expected")  # to the last bit
+    assert recorded_losses(killed) == recorded_losses(tmp_path / "expected")  # to the last bit
     assert int(tf.train.load_variable(str(killed), "global_step")) == 16
 
 

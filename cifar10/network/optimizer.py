@@ -1,55 +1,11 @@
-"""Logits -> loss -> train op."""
-
-import re
+"""Loss -> train op: the learning rate, the update of the variables, and their moving averages."""
 
 import tensorflow.compat.v1 as tf
 
 from cifar10.data.datasets import NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
-from cifar10.network import recipes, summaries
+from cifar10.network import losses, recipes, summaries
 
-TOWER_NAME = "tower"
 _SCOPE = "train/"  # with its slash, so that entering it again continues it
-
-
-def loss(logits, labels, label_smoothing=0.0):
-    """Builds the total loss: mean cross entropy plus the weight decay of the layers.
-
-    The cross entropy joins the collection 'losses', which holds the weight decay already; the total is the sum of the
-    collection's members within the current name scope, which in a tower are the tower's own.
-
-    Args:
-      logits: float32 [batch, num_classes].
-      labels: int [batch].
-      label_smoothing: part of a label's probability that is divided evenly among all classes.
-
-    Returns:
-      float32 scalar in nats.
-    """
-    graph = tf.get_default_graph()
-    scope = graph.get_name_scope()
-    with tf.name_scope("loss"):
-        if label_smoothing:
-            num_classes = logits.shape.as_list()[1]
-            others = label_smoothing / num_classes
-            smoothed = tf.one_hot(labels, num_classes, on_value=1.0 - label_smoothing + others, off_value=others)
-            cross_entropies = tf.nn.softmax_cross_entropy_with_logits_v2(labels=smoothed, logits=logits)
-        else:
-            cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels=tf.cast(labels, tf.int64), logits=logits
-            )
-        cross_entropy = tf.reduce_mean(cross_entropies)
-    tf.add_to_collection("losses", tf.identity(cross_entropy, name="cross_entropy"))
-    return tf.add_n(tf.get_collection("losses", f"{scope}/" if scope else None), name="total_loss")
-
-
-def losses(total_loss, scope=None):
-    """Returns {tag: scalar tensor} of the losses to show: those in the collection 'losses', and the total.
-
-    Args:
-      total_loss: scalar tensor.
-      scope: None, or the name scope of the tower whose losses are meant, with its slash.
-    """
-    return {_tag(tensor): tensor for tensor in [*tf.get_collection("losses", scope), total_loss]}
 
 
 def learning_rate(schedule, global_step, batch_size, num_examples=NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN, max_steps=None):
@@ -85,10 +41,10 @@ def train(total_loss, global_step, learning_rate, recipe=recipes.TUTORIAL, loss_
             gradients, finite = tf.gradients(total_loss, variables), None
         else:
             gradients, finite = loss_scale.unscaled(tf.gradients(loss_scale.scaled(total_loss), variables))
-    return apply_gradients(gradients, losses(total_loss), global_step, learning_rate, recipe, finite)
+    return apply_gradients(gradients, losses.by_tag(total_loss), global_step, learning_rate, recipe, finite)
 
 
-def apply_gradients(gradients, losses, global_step, learning_rate, recipe=recipes.TUTORIAL, finite=None):
+def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipes.TUTORIAL, finite=None):
     """Builds the update of a step: variables, then their moving averages; averages of the losses; summaries.
 
     Variables and losses keep the tutorial's names in checkpoints: `<variable>/ExponentialMovingAverage`, `<loss>/avg`.
@@ -98,7 +54,7 @@ def apply_gradients(gradients, losses, global_step, learning_rate, recipe=recipe
 
     Args:
       gradients: one tensor or None per trainable variable.
-      losses: {tag: scalar tensor}.
+      tagged: {tag: scalar tensor}, the losses.
       global_step: integer variable, incremented by the update.
       learning_rate: float32 scalar.
       recipe: the recipes.Recipe, of which momentum, weight decay and moving_average_decay count here.
@@ -113,14 +69,14 @@ def apply_gradients(gradients, losses, global_step, learning_rate, recipe=recipe
         # What summaries show are the values that the step's loss was computed with (D7), hence read before the update.
         values = [_read(variable) for variable in variables]
         if recipe.weight_decay:
-            gradients = _with_weight_decay(gradients, variables, values, losses, recipe.weight_decay)
+            gradients = _with_weight_decay(gradients, variables, values, tagged, recipe.weight_decay)
         for variable, value, gradient in zip(variables, values, gradients, strict=True):
             summaries.histogram(variable.op.name, value)
             if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of images: can be seen as images
                 summaries.filters(f"{variable.op.name.rpartition('/')[0]}/filters", value)
             if gradient is not None:
                 summaries.histogram(f"{variable.op.name}/gradients", gradient)
-        average_losses = [_average_loss(tag, value) for tag, value in losses.items()]
+        average_losses = [_average_loss(tag, value) for tag, value in tagged.items()]
         with tf.control_dependencies([*average_losses, *values, learning_rate]):
             if recipe.momentum:
                 update = _accelerated(gradients, variables, global_step, learning_rate, recipe.momentum, finite)
@@ -139,12 +95,12 @@ def _read(variable):
         return variable.read_value()
 
 
-def _with_weight_decay(gradients, variables, values, losses, weight_decay):
+def _with_weight_decay(gradients, variables, values, tagged, weight_decay):
     """Returns the gradients with the weight decay of those weights that have none in the losses."""
     decayed = []
     for gradient, variable, value in zip(gradients, variables, values, strict=True):
         layer, _, kind = variable.op.name.rpartition("/")
-        if kind == "weights" and gradient is not None and f"{layer}/weight_loss" not in losses:
+        if kind == "weights" and gradient is not None and f"{layer}/weight_loss" not in tagged:
             with tf.device(variable.device):
                 gradient = gradient + weight_decay * value
         decayed.append(gradient)
@@ -218,8 +174,3 @@ def _average_loss(tag, value):
     summaries.scalar(f"{tag} (raw)", value)
     summaries.scalar(tag, updated)
     return updated
-
-
-def _tag(tensor):
-    """Returns the name of a loss without the towers' scope, which would split one chart in several."""
-    return re.sub(rf"^{TOWER_NAME}_\d+/", "", tensor.op.name)
