@@ -1,8 +1,10 @@
 """Our own contenders and the tutorial's, for cifar10_benchmark.py and cifar10_profile.py."""
 
+import dataclasses
 import functools
 import math
 import os
+import typing
 
 import benchmark_peers
 import numpy as np
@@ -29,10 +31,36 @@ FLOP_PER_IMAGE = 2 * (3 * sum(MULTIPLY_ADDS.values()) - MULTIPLY_ADDS["conv1"])
 PEAK_SIZE = 2048  # rows and columns of the matrices whose product shows what the machine can do
 
 
+@dataclasses.dataclass(frozen=True)
+class Construction:
+    """How a training step is made.
+
+    Attributes:
+      build_step: function (loss, global step, learning rate) -> train op.
+      use_fp16, lrn, conv, microbatch_size: as the training scripts' flags.
+    """
+
+    build_step: typing.Callable
+    use_fp16: bool = False
+    lrn: str = "auto"
+    conv: str = "auto"
+    microbatch_size: int | None = None
+
+    def network(self, num_classes):
+        """Returns the model.Network."""
+        return model.Network(
+            num_classes=num_classes,
+            dtype=devices.compute_type(self.use_fp16),
+            lrn=self.lrn,
+            conv=self.conv,
+            microbatch_size=microbatches.size(self.microbatch_size),
+        )
+
+
 # Functions (data, options) -> Contender.
 
 
-def build_fixed_batch(data, options, build_step, use_fp16=False, microbatch_size=None, **kinds):
+def build_fixed_batch(data, options, construction):
     """Builds the training step on the batch and from the weights of start.npz; returns (session, train op, loss)."""
     start = np.load(os.path.join(options["shared_dir"], "start.npz"))
     # Variables, because what depends on constants only would be computed once and for all.
@@ -40,15 +68,12 @@ def build_fixed_batch(data, options, build_step, use_fp16=False, microbatch_size
         tf.get_variable(name, initializer=start[name], trainable=False, use_resource=True)
         for name in ("images", "labels")
     )
-    microbatch_size = microbatches.size(microbatch_size)
-    dtype = devices.compute_type(use_fp16)
-    network = model.Network(num_classes=data.num_classes, dtype=dtype, microbatch_size=microbatch_size, **kinds)
+    network = construction.network(data.num_classes)
     loss = training.loss(network(images), labels)
     global_step = tf.train.get_or_create_global_step()
-    train_op = build_step(
-        loss, global_step, training.learning_rate(recipes.Staircase(), global_step, options["batch_size"])
-    )
-    num_microbatches = microbatches.count(options["batch_size"], microbatch_size)
+    learning_rate = training.learning_rate(recipes.Staircase(), global_step, options["batch_size"])
+    train_op = construction.build_step(loss, global_step, learning_rate)
+    num_microbatches = microbatches.count(options["batch_size"], network.microbatch_size)
     session = tf.Session(config=devices.session_config(num_microbatches))
     session.run(tf.global_variables_initializer())
     for variable in tf.trainable_variables():
@@ -56,8 +81,8 @@ def build_fixed_batch(data, options, build_step, use_fp16=False, microbatch_size
     return session, train_op, loss
 
 
-def train_fixed_batch(data, options, **network):
-    session, train_op, loss = build_fixed_batch(data, options, **network)
+def train_fixed_batch(data, options, construction):
+    session, train_op, loss = build_fixed_batch(data, options, construction)
     return Contender(repeat(lambda: session.run(train_op)), lambda: float(session.run([loss, train_op])[0]))
 
 
@@ -137,13 +162,13 @@ def tutorial_evaluation(data, options):
 
 
 CONSTRUCTIONS = {
-    "tutorial float32": {"build_step": tutorial_step, "lrn": "op", "conv": "op", "microbatch_size": 0},
-    "ours float32": {"build_step": training.train},
-    "ours half": {"build_step": training.train, "use_fp16": True},
+    "tutorial float32": Construction(tutorial_step, lrn="op", conv="op", microbatch_size=0),
+    "ours float32": Construction(training.train),
+    "ours half": Construction(training.train, use_fp16=True),
 }
 WORKERS = {
     "fixed_batch": {
-        **{name: functools.partial(train_fixed_batch, **network) for name, network in CONSTRUCTIONS.items()},
+        **{name: functools.partial(train_fixed_batch, construction=each) for name, each in CONSTRUCTIONS.items()},
         **dict.fromkeys(benchmark_peers.PEERS),  # programs of their own
         "matmul peak float32": functools.partial(multiply, dtype=tf.float32),
         "matmul peak bfloat16": functools.partial(multiply, dtype=tf.bfloat16),

@@ -46,7 +46,7 @@ def milliseconds(metadata):
 def trace(name, data, options, steps):
     """Returns the median ms of a step, and {row: median ms} of traced ones."""
     with tf.Graph().as_default():
-        session, train_op, _ = build_fixed_batch(data, options, **CONSTRUCTIONS[name])
+        session, train_op, _ = build_fixed_batch(data, options, CONSTRUCTIONS[name])
         trace_all = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
         walls, traced = [], []
         for _ in range(WARM_UP_STEPS + steps):

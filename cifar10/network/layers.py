@@ -83,7 +83,7 @@ def convolve(x, kernel, biases, kind="auto"):
       kernel: float32 [taps, taps, c, filters].
       biases: float32 [filters].
       kind: 'op' is tf.nn.conv2d, which computes in the type of x; 'winograd' computes the same in float32 with fewer
-        multiplications wherever winograd.suits; 'auto' is 'winograd' where that is faster: see _convolution_kind.
+        multiplications (D18) wherever winograd.suits; 'auto' is 'winograd' where that is faster: see _convolution_kind.
 
     Returns:
       [n, h, w, filters], of the type of x.
