@@ -113,7 +113,6 @@ def _end(children):
 
 
 def _wait(child, secs):
-    """Waits for a child's end, but no longer than that."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(secs)
 

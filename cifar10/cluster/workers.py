@@ -115,9 +115,9 @@ class Workers(Step):
         with tf.name_scope("all_reduce"), tf.device("/cpu:0"):
             collectives = self.collectives(self.hang_secs)
             gradients, cross_entropies = collectives.all_reduce(variables, gradients, cross_entropy)
-        return towers.update(
-            gradients, cross_entropies, towers.decays(tagged), recipe, global_step, learning_rate, loss_scale
-        )
+            with tf.control_dependencies(cross_entropies):  # or a step that fails would change the decay's average
+                decays = {tag: tf.identity(loss) for tag, loss in towers.decays(tagged).items()}
+        return towers.update(gradients, cross_entropies, decays, recipe, global_step, learning_rate, loss_scale)
 
 
 def train(step, data, recipe, options):

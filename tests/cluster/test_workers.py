@@ -224,4 +224,4 @@ def test_a_collective_that_fails_changes_nothing(noise):
         for name, value in before.items():
             np.testing.assert_array_equal(after[name], value, err_msg=name)
 
-    in_company(2, step_of_one, hang_secs=3.0)
+    in_company(2, step_of_one, hang_secs=10.0)
