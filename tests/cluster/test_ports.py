@@ -92,6 +92,7 @@ server.join()
         try:
             assert process.stdout.readline() == b"here\n" and ports.answers(address)
             process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # all of its threads have stopped
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), 1.0).close()
             assert not ports.answers(address)

@@ -153,7 +153,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30  # for a process to import TensorFlow on a busy machine
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
@@ -636,7 +636,7 @@ import dataclasses, sys, types
 package = types.ModuleType("cifar10")  # its __init__ would spend seconds on TensorFlow
 package.__path__ = [sys.argv[1]]
 sys.modules["cifar10"] = package
-from cifar10 import datasets, download
+from cifar10.data import datasets, download
 archive = datasets.Archive(sys.argv[3], int(sys.argv[4]), sys.argv[5])
 download.ensure(dataclasses.replace(datasets.CIFAR10, archive=archive), sys.argv[2])
 """

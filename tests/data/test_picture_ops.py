@@ -182,7 +182,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(decode, monkeypatch
 class PixelsAsProbabilities(serving.TrainedNetwork):
     """A network that gives the pixels which it is shown, of all that Predictor and export bring before it."""
 
-    def probabilities(self, images, microbatch_size=0):
+    def probabilities(self, images, microbatch_size=0, conv="auto"):
         return tf.cast(tf.reshape(images, [-1, 32 * 32 * 3]), tf.float32)
 
     def restore(self, session):

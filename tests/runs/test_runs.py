@@ -135,7 +135,9 @@ def test_at_max_steps_no_further_step_is_trained(synthetic_dir, tmp_path, capsys
     before = {path.name: path.read_bytes() for path in tmp_path.glob("model.ckpt-*")}
     capsys.readouterr()
     train(synthetic_dir, tmp_path, max_steps=3)
-    assert "step" not in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        f"{tmp_path}: already at step 3 of 3; to go on, raise --max_steps, or begin anew with --restart\n"
+    )
     assert {path.name: path.read_bytes() for path in tmp_path.glob("model.ckpt-*")} == before
 
 
@@ -313,7 +315,8 @@ def test_cuda_convnet_trains_and_is_known_from_the_record(synthetic_dir, tmp_pat
         train(synthetic_dir, train_dir, script=script, max_steps=4, **flags)
     with pytest.raises(RunError, match="of another network: local3/biases/Exp"):
         evaluate(synthetic_dir, train_dir, tmp_path / "eval", model="tutorial")
-    predictor = serving.Predictor(str(train_dir / "model.ckpt-3"), 10)
+    names = datasets.SYNTHETIC.class_names
+    predictor = serving.Predictor(serving.TrainedNetwork(str(train_dir / "model.ckpt-3"), names))
     Image.fromarray(np.zeros([32, 32, 3], np.uint8)).save(tmp_path / "black.png")
     ((_, probabilities),) = predictor.predict([str(tmp_path / "black.png")])
     assert abs(probabilities.sum() - 1) < 1e-5

@@ -26,7 +26,8 @@ import cifar10
 )
 def test_help_lists_every_flag(script, flags):
     text = run_script(script, "--help", check=1).stdout  # absl exits 1 after --help
-    for flag in [*flags.split(), "batch_size", "data_dir", "use_fp16", "dataset"]:
+    shared = ["data_dir", "use_fp16", "dataset", "version"] + ["batch_size"] * (script != "cifar10_export")
+    for flag in [*flags.split(), *shared]:
         assert re.search(rf"^ +--(\[no\])?{flag}: ", text, re.MULTILINE), flag
     assert "%%" not in text
 
