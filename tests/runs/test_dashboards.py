@@ -317,7 +317,7 @@ def tensorboard(logdir):
     while not all("Precision @ 1" in get(url, "scalars/tags").get(run, {}) for run in ("eval", "eval_train")):
         assert time.monotonic() < end, get(url, "scalars/tags")
         time.sleep(0.2)
-    return url
+    yield url  # while `server` is there, and with it the pipe at whose end TensorBoard's data server ends
 
 
 def get(url, path, **query):
