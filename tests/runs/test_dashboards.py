@@ -307,6 +307,12 @@ def test_steps_to_trace_that_make_no_sense_are_refused(steps, message, synthetic
     assert not (tmp_path / "train").exists()
 
 
+# TensorBoard starts its data server and forgets it; whoever looks for what was not closed finds that.
+forgetful = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:html5lib:DeprecationWarning"
+)
+
+
 @pytest.fixture(scope="module")
 def tensorboard(logdir):
     """The address of a TensorBoard that has read the runs."""
@@ -327,6 +333,7 @@ def get(url, path, **query):
         return json.loads(body) if "json" in answer.headers["Content-Type"] else body
 
 
+@forgetful
 def test_tensorboard_serves_charts_images_tables_and_compute_times(tensorboard):
     for run in ("eval", "eval_train"):
         points = get(tensorboard, "scalars/scalars", run=run, tag="Precision @ 1")
@@ -346,6 +353,7 @@ LINES = """$$('path[stroke][d*="L"]', card.shadowRoot).length"""  # two a line: 
 OPEN_ALL = "$$('tf-category-paginated-view').filter(c => !c.opened).map(c => $$('.heading', c.shadowRoot)[0].click())"
 
 
+@forgetful
 @pytest.mark.skipif(
     not browser.CHROMIUM and not os.environ.get("CIFAR10_REQUIRE_CHROMIUM"),
     reason="there is no Chromium, and CIFAR10_REQUIRE_CHROMIUM is not set",
