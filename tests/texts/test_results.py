@@ -208,7 +208,7 @@ def test_towers_and_workers_did_the_same_as_one_process():
 
 def test_workers_send_what_their_algebra_says():
     """A gather sends all N - 1 times; a ring sends N - 1 of N parts to be added up, and N - 1 to be handed round."""
-    rows = table(PAGE, "workers x images", "MB a worker and step")
+    rows = table(PAGE, "workers x images", "how", "MB a worker and step")
     assert len(rows) == 5
     for devices, how, megabytes, slow, fast, computing in rows:
         n, images = (int(number.replace(",", "")) for number in devices.split(" x "))
