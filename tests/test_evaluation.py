@@ -31,6 +31,7 @@ def expected_correct(data_dir, path, num_examples, averages):
         return int(np.sum(session.run(logits).argmax(axis=1) == examples.labels[:num_examples]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averages", [True, False])
 def test_each_image_counts_once_whatever_the_batch_size(synthetic_dir, tmp_path, averages, capsys):
     save_network(tmp_path / "train", [5])
@@ -44,6 +45,7 @@ def test_each_image_counts_once_whatever_the_batch_size(synthetic_dir, tmp_path,
         assert re.match(published.PRECISION_LINE, line)[1] == f"{expected / 200:.3f}"
 
 
+@pytest.mark.slow
 def test_ten_views_are_the_mean_of_ten_single_ones(synthetic_dir, tmp_path):
     """Each view is put where the evaluation looks, and evaluated alone."""
     save_network(tmp_path / "train", [5])
@@ -83,6 +85,7 @@ def test_outcomes_are_in_file_order_whatever_the_order_of_the_batches(synthetic_
         np.testing.assert_array_equal(outcomes["label"], examples.labels[:90])
 
 
+@pytest.mark.slow
 def test_training_images_can_be_evaluated(synthetic_dir, tmp_path):
     save_network(tmp_path / "train", [5])
     (result,) = evaluate(
@@ -172,6 +175,7 @@ def test_watching_ends_when_the_run_ends_at_a_checkpoint_already_evaluated(synth
     assert [result.step for result in results] == [5]
 
 
+@pytest.mark.slow
 def test_watching_waits_evaluates_each_once_and_says_what_for(synthetic_dir, tmp_path, play, capsys):
     train_dir = tmp_path / "train"
 
@@ -238,6 +242,7 @@ def damage(good, directory):
     yield f"{directory}/model.ckpt-8: of another network: conv1/biases/ExponentialMovingAverage is not there, "
 
 
+@pytest.mark.slow
 def test_watching_outlives_every_kind_of_damage_and_leaks_nothing(synthetic_dir, tmp_path, play, capsys):
     save_network(tmp_path / "good", [1])
     train_dir = tmp_path / "train"
@@ -293,6 +298,7 @@ def test_a_checkpoint_deleted_while_it_is_restored_is_reported_in_one_line(synth
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_event_file_that_is_deleted_is_begun_again(synthetic_dir, tmp_path, play):
     train_dir, eval_dir = tmp_path / "train", tmp_path / "eval"
     save_network(train_dir, [5])
@@ -332,6 +338,7 @@ def test_another_data_set_than_the_runs_is_said(synthetic_dir, tmp_path, capsys)
     assert capsys.readouterr().out.startswith(line)
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_share_checkpoints(synthetic_dir, tmp_path):
     train(synthetic_dir, tmp_path / "train", max_steps=3, log_frequency=0)
     (result,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")

@@ -16,6 +16,7 @@ def run_python(code, *args, check=True):
     return process.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_and_prints_nothing():
     lines = run_python("""
 import os, tensorflow as tf
@@ -35,6 +36,7 @@ print((cifar10.FLAGS.batch_size, cifar10.FLAGS.data_dir, cifar10.FLAGS.use_fp16)
     ]
 
 
+@pytest.mark.slow
 def test_constants_are_the_tutorials():
     lines = run_python("""
 import cifar10
@@ -87,6 +89,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["v1", "v2"])
 @pytest.mark.parametrize("style", ["plain", "monitored"])
 def test_a_fork_with_the_tutorials_calls_runs(full_size_dir, tmp_path, mode, style):
@@ -94,6 +97,7 @@ def test_a_fork_with_the_tutorials_calls_runs(full_size_dir, tmp_path, mode, sty
     assert lines == ["(8, 24, 24, 3) float32 (8,) int32 (8, 10) ()", "3"]
 
 
+@pytest.mark.slow
 def test_a_fork_evaluates_towers_flags_and_constants(full_size_dir):
     """What else forks do: eval inputs, their own towers, other constants, flags set in code as in a notebook."""
     lines = run_python(

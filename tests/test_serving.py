@@ -209,6 +209,7 @@ def make_not_finite(tensors):
     tensors["local3/weights/ExponentialMovingAverage"][7, 7] = np.nan
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(checkpoint, tmp_path):
     def message(path, num_classes=10):
         network = serving.TrainedNetwork(path, NAMES[:num_classes])
@@ -257,6 +258,7 @@ print(any(name.startswith("cifar10") for name in sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_plain_tensorflow_loads_the_saved_model_and_predicts_the_same(checkpoint, files, tmp_path):
     options = {
         str(tmp_path / "new" / "1"): {"crop": "central", "use_moving_averages": True},
@@ -278,6 +280,7 @@ def test_plain_tensorflow_loads_the_saved_model_and_predicts_the_same(checkpoint
             np.testing.assert_allclose(probabilities, values, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tf_lite_gives_the_same_probabilities(checkpoint, tmp_path):
     picture = scene(32, 32)
     for crop, size in pictures.SIZES.items():

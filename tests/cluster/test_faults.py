@@ -38,6 +38,7 @@ def newest_step(train_dir):
     return metrics(train_dir)[-1]["step"]
 
 
+@pytest.mark.slow
 def test_killed_or_stopped_at_random_they_end_with_the_weights_of_one_process(start, synthetic_dir, tmp_path):
     """No step is trained twice but those that were lost with a chief that was killed; it saves every tenth."""
     train_dir, one = tmp_path / "train", tmp_path / "one"

@@ -26,6 +26,7 @@ def test_a_worker_that_fails_ends_all():
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_all_begin_anew_where_one_is_lost_but_not_for_ever(tmp_path, capfd):
     """The chief says which life it is in, and the other one is killed, or begins anew by itself."""
     (tmp_path / "lives").touch()

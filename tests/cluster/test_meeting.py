@@ -64,6 +64,7 @@ def test_who_was_started_otherwise_is_told_which_flag_and_the_others_wait_on(clu
     assert [other.result(5) for other in others] == [5, 5] and chief.result(5) is None
 
 
+@pytest.mark.slow
 def test_all_are_told_who_is_missing_and_there_is_an_end_to_waiting(clusters, pool, capfd, quick):
     chief = pool.submit(meeting.lead, clusters[0], SETTINGS, 5, 2.5)
     guest = pool.submit(meeting.join, clusters[1], SETTINGS, 0)
@@ -93,6 +94,7 @@ def guest_by_hand(address, task, settings=SETTINGS):
     return connection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaves", ["hangs", "dies"])
 def test_who_came_and_is_gone_again_is_missed(clusters, pool, quick, leaves):
     """One who hangs keeps its connection, and says nothing."""

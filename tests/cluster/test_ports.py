@@ -78,6 +78,7 @@ def test_a_port_that_is_taken_gets_one_clear_line():
             members.listen(here)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_does_not_answer():
     """The system accepts connections for it all the same. TensorFlow's server, when it is at work, does answer."""
     (address,) = free_addresses(1)
@@ -117,6 +118,7 @@ def test_where_a_port_cannot_be_closed_nothing_is_started(monkeypatch):
         local.train(["true"], 1)
 
 
+@pytest.mark.slow
 def test_a_network_of_its_own_reaches_this_process_and_nobody_else():
     code = """
 from cifar10.machine import ports

@@ -83,6 +83,7 @@ def test_the_chief_writes_the_tags_and_values_of_one_process(one, two):
             np.testing.assert_allclose(value, expected[step, tag], rtol=2e-4, atol=1e-5, err_msg=f"{tag}, step {step}")
 
 
+@pytest.mark.slow
 def test_who_is_missing_or_hangs_is_said_and_who_differs_refused_and_all_end_with_the_training(
     start, synthetic_dir, tmp_path
 ):
@@ -166,6 +167,7 @@ class Relay:
             destination.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_is_noticed_and_mended(start, synthetic_dir, tmp_path):
     """Neither side is told: what the one sends does not arrive at the other."""
     chief_address, address = free_addresses(2)
@@ -191,6 +193,7 @@ def test_a_connection_that_is_cut_is_noticed_and_mended(start, synthetic_dir, tm
     assert [line["step"] for line in metrics(tmp_path / "train")] == list(range(100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_process_is_left_when_the_first_is_ended(start, synthetic_dir, tmp_path, signum):
     values = {"local_workers": 2, "max_steps": 100_000}
@@ -208,6 +211,7 @@ def test_no_process_is_left_when_the_first_is_ended(start, synthetic_dir, tmp_pa
     assert final(tmp_path / "train")["global_step"] == metrics(tmp_path / "train")[-1]["step"] + 1
 
 
+@pytest.mark.slow
 def test_restart_moves_the_run_aside_once_however_often_all_begin_anew(start, synthetic_dir, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "checkpoint").write_text("of another run")
@@ -220,6 +224,7 @@ def test_restart_moves_the_run_aside_once_however_often_all_begin_anew(start, sy
     assert [line["step"] for line in metrics(tmp_path / "train")] == list(range(60))
 
 
+@pytest.mark.slow
 def test_there_is_an_end_to_waiting(start, synthetic_dir, tmp_path):
     gone, here = free_addresses(2)
     config = {"cluster": {"worker": [gone, here]}, "task": {"type": "worker", "index": 1}}

@@ -55,6 +55,7 @@ def trained(step, examples, recipe=recipes.TUTORIAL):
             return losses, session.run({variable.op.name: variable for variable in tf.global_variables()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_workers", "recipe"), [(2, recipes.FAST), (4, recipes.TUTORIAL)], ids=["2, fast", "4, tutorial"]
 )
@@ -68,6 +69,7 @@ def test_workers_train_as_one_device_does_to_the_last_bit(noise, num_workers, re
         assert_equal_to_the_last_bit(found, expected)
 
 
+@pytest.mark.slow
 def test_half_precision_is_the_same_in_workers_but_for_its_rounding(noise):
     """They fuse less, because a server of TensorFlow's refuses fused convolutions in bfloat16."""
     network = dataclasses.replace(NETWORK, dtype="bfloat16")
@@ -79,6 +81,7 @@ def test_half_precision_is_the_same_in_workers_but_for_its_rounding(noise):
         np.testing.assert_array_equal(second[name], first[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_five_workers_in_a_ring_train_nearly_as_one_device_does_and_all_alike(noise):
     losses, expected = trained(OneDevice(NETWORK, 20), noise)
     (first_losses, first), *others = in_company(5, lambda step: trained(step, noise))
@@ -199,6 +202,7 @@ def test_what_is_no_product_travels_as_it_is(graph):
     assert collectives.Collectives(2)._products(gradient) == []
 
 
+@pytest.mark.slow
 def test_a_collective_that_fails_changes_nothing(noise):
     """Not even where another one of the same step has succeeded: the other worker takes part in the first one only."""
     over = threading.Event()

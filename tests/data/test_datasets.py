@@ -124,6 +124,7 @@ def test_fine_and_coarse_share_files_and_lock(small_cifar100, tmp_path):
     assert names == {"cifar-100-binary", ".cifar-100-binary.lock", "cifar-100-binary.tar.gz"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "classes"), [("cifar100", 100), ("cifar100_coarse", 20)])
 def test_cifar100_trains_and_evaluates(small_cifar100, tmp_path, name, classes):
     train(tmp_path, tmp_path / "run", dataset=name, max_steps=2)

@@ -168,6 +168,7 @@ def test_whether_training_may_mirror_them_is_remembered(pictures, data_dir, flip
 # --- what is wrong with pictures ---
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_named_up_to_a_bound_and_skipped(pictures, data_dir):
     write_classes(pictures, {"cat": 3, "dog": 3})
     for i in range(12):
@@ -362,6 +363,7 @@ def test_training_without_an_import_says_what_to_do(tmp_path):
 # --- the way to the network ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["dataset", "queue"])
 def test_imported_pictures_train_and_evaluate_with_their_number_of_classes(pictures, tmp_path, pipeline, monkeypatch):
     """Three colours, of which a few steps learn enough to beat chance; either script builds as many logits."""
@@ -388,6 +390,7 @@ def test_imported_pictures_train_and_evaluate_with_their_number_of_classes(pictu
     assert widths == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_command_line_without_pictures_is_refused(tmp_path):
     process = run_script("cifar10_import_images", f"--data_dir={tmp_path}", check=1)
     assert "Exactly one of (images_dir, csv) must have a value other than None" in process.stdout + process.stderr

@@ -189,6 +189,7 @@ class PixelsAsProbabilities(serving.TrainedNetwork):
         pass
 
 
+@pytest.mark.slow
 def test_import_prediction_and_export_see_the_same_pixels(tmp_path):
     """Within one grey level, of each kind, in several sizes, and with each orientation."""
     sizes = [(32, 32), (7, 5), (24, 31), (61, 100), (150, 90)]

@@ -230,6 +230,7 @@ def tall_png(height, width):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "bound"), [(8192, 8192, 14 * 2**26), (8193, 8192, 2**24)])
 def test_memory_is_bounded_whatever_the_header_says(tmp_path, height, width, bound):
     """Of a file of 200 kB that holds 67 million pixels, or one row more."""

@@ -121,6 +121,7 @@ def test_crops_show_enough_of_a_shape(clean, monkeypatch, shift, crop, least):
     assert np.all(shown > least), dict(zip(SYNTHETIC.class_names, shown.min(axis=1).round(2).tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_linear_classifier_is_above_chance_and_below_60_percent(folder):
     """Ridge regression of the ten one-hot labels on the raw bytes: labels match images, yet need more than this."""
 

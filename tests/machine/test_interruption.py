@@ -63,6 +63,7 @@ def end(process, signum):
     return process.returncode, time.time() - sent, out.splitlines()[-1:], err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "signum", "ignoring"),
     [
@@ -87,6 +88,7 @@ def test_a_signal_saves_at_the_next_step_and_exits_with_its_code(synthetic_dir, 
     assert (stop["event"], stop["step"], stop["reason"]) == ("stop", step, name)
 
 
+@pytest.mark.slow
 def test_a_process_under_nohup_outlives_its_terminal(synthetic_dir, tmp_path):
     args = arguments(synthetic_dir, tmp_path, max_steps=100_000)
     process = start("cifar10_train", *args, ignoring=(signal.SIGHUP,))
@@ -96,6 +98,7 @@ def test_a_process_under_nohup_outlives_its_terminal(synthetic_dir, tmp_path):
     assert end(process, signal.SIGTERM)[0] == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_evaluation_ends_at_once_too(synthetic_dir, tmp_path):
     process = start(
         "cifar10_eval",

@@ -69,6 +69,7 @@ def test_small_gradients_vanish_in_float16_without_the_scale_and_do_not_with_it(
     assert distance(without) > 0.9 and distance(scaled) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flags"),
     [

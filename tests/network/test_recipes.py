@@ -195,6 +195,7 @@ def test_workers_get_the_slices_of_one_input(graph, noise):
 # --- runs ---
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_recipe_and_checkpoints_are_the_tutorials(synthetic_dir, tmp_path, monkeypatch):
     """The fast recipe's own end: 0.0065 epochs of 10,000 images in batches of 16 are 4.1 steps."""
     monkeypatch.setitem(recipes.RECIPES, "fast", dataclasses.replace(FAST, num_epochs=0.0065))
@@ -220,6 +221,7 @@ def test_a_run_goes_on_with_another_recipe_and_checkpoints_are_the_tutorials(syn
     assert ["| learning rate | 0.1, times 0.1 every 350 epochs |" in text for text in facts] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_two_towers_train_fast_as_one_device_does(synthetic_dir, tmp_path):
     """What the scripts make of the recipe: the same losses, of the first steps at least."""
     train(synthetic_dir, tmp_path / "one", recipe="fast", max_steps=5)
@@ -229,6 +231,7 @@ def test_two_towers_train_fast_as_one_device_does(synthetic_dir, tmp_path):
     assert len(expected) == 5 and recorded_losses(tmp_path / "two") == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_two_workers_train_fast_as_one_process_does_to_the_last_bit(synthetic_dir, tmp_path):
     values = {"recipe": "fast", "microbatch_size": 8, "max_steps": 12, "save_summaries_steps": 0}
     one, two = tmp_path / "one", tmp_path / "two"
@@ -290,6 +293,7 @@ def test_images_held_out_are_never_trained_on(synthetic_dir, tmp_path, monkeypat
     assert np.mean(means[:10]) == pytest.approx(np.mean(whole.labels[:9_700]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_exactly_the_images_held_out_are_evaluated(synthetic_dir, tmp_path, monkeypatch):
     whole = records.load(datasets.SYNTHETIC, synthetic_dir, "train")
     evaluated = []
@@ -307,6 +311,7 @@ def test_exactly_the_images_held_out_are_evaluated(synthetic_dir, tmp_path, monk
     np.testing.assert_array_equal(evaluated[0].labels, whole.labels[-150:])
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_cannot_be_held_out_later(synthetic_dir, tmp_path, noise):
     train(synthetic_dir, tmp_path, num_held_out=20, max_steps=1)
     with pytest.raises(RunError, match="holds out images of synthetic; choose --dataset=synthetic"):

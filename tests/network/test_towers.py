@@ -48,6 +48,7 @@ def examples(synthetic_dir):
     return records.load(datasets.SYNTHETIC, synthetic_dir, "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_towers", "recipe"), [(2, "tutorial"), (4, "tutorial"), (2, "fast")])
 def test_towers_train_as_one_does_to_the_last_bit(examples, num_towers, recipe):
     """1 x 128, 2 x 64 and 4 x 32, left to themselves for 50 steps: the same variables, averages and so losses."""
@@ -87,6 +88,7 @@ def test_towers_compute_on_their_own_devices_and_variables_and_updates_are_where
     assert len(updates) == 20 and {node.device[-5:] for node in updates} == {place}
 
 
+@pytest.mark.slow
 def test_towers_with_variables_elsewhere_train_as_one_does(examples, monkeypatch):
     one = Trainer(examples, 1)
     monkeypatch.setattr(devices, "of_towers", lambda num_towers: ["/cpu:1", "/cpu:0"])

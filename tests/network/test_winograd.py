@@ -218,6 +218,7 @@ def test_a_layer_and_its_gradients_are_the_same_either_way(channels, dtype):
         assert np.linalg.norm(found - by_op) <= (1e-5 if dtype == "float32" else 3e-2) * np.linalg.norm(by_op)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tutorial", "cuda_convnet"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_towers_equal_one_device_to_the_last_bit(name, dtype):

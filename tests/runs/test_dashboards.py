@@ -353,6 +353,7 @@ LINES = """$$('path[stroke][d*="L"]', card.shadowRoot).length"""  # two a line: 
 OPEN_ALL = "$$('tf-category-paginated-view').filter(c => !c.opened).map(c => $$('.heading', c.shadowRoot)[0].click())"
 
 
+@pytest.mark.slow
 @forgetful
 @pytest.mark.skipif(
     not browser.CHROMIUM and not os.environ.get("CIFAR10_REQUIRE_CHROMIUM"),

@@ -49,6 +49,7 @@ def fill(path):
     return ballast
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_older_checkpoint_and_no_run_when_space_returns(synthetic_dir, mount, capsys, monkeypatch):
     disk = mount("size=64m")
     train_dir = disk / "train"
@@ -75,6 +76,7 @@ def test_a_full_disk_costs_no_older_checkpoint_and_no_run_when_space_returns(syn
     assert not (train_dir / checkpoints.SAVING).exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_ends_with_the_newest_checkpoint_and_code_1(synthetic_dir, mount, capsys, monkeypatch):
     monkeypatch.setattr(hooks, "PAUSE_SECS", 0.05)
     disk = mount("size=64m")
@@ -132,6 +134,7 @@ def test_a_read_only_train_dir_is_refused_before_the_data_is_looked_at(mount, tm
     assert not (tmp_path / "no data").exists()
 
 
+@pytest.mark.slow
 def test_a_train_dir_that_is_deleted_comes_back_with_the_next_checkpoint(synthetic_dir, tmp_path):
     def delete():
         while len(checkpoints.paths(str(tmp_path / "train"))) < 2:

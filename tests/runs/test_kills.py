@@ -43,6 +43,7 @@ def values(path):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_a_run_killed_at_any_moment_continues_and_ends_as_one_that_was_not(synthetic_dir, tmp_path):
     killed = tmp_path / "killed"

@@ -51,6 +51,7 @@ def train_with_an_interruption(data_dir, train_dir, interrupt_at, step, **flags)
 TOWERS = {"script": "cifar10_multi_gpu_train", "num_gpus": 2, "batch_size": 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "dtype", "form", "state"),
     [
@@ -92,6 +93,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
         assert expected["loss_scale"] == 2.0**15 * 2.0**3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["removed", "cut"])
 def test_missing_momentum_is_said_and_begins_anew(synthetic_dir, tmp_path, interrupt_at, capsys, damage):
     interrupt_at(2)
@@ -124,6 +126,7 @@ def test_a_companion_comes_and_goes_with_its_checkpoint(synthetic_dir, tmp_path)
     assert files == {path.name for path in tmp_path.glob(f"{checkpoints.COMPANION}*")}
 
 
+@pytest.mark.slow
 def test_what_a_run_goes_on_with_otherwise_is_said_and_on_record(synthetic_dir, tmp_path, capsys):
     train(synthetic_dir, tmp_path, max_steps=2)
     capsys.readouterr()

@@ -95,6 +95,7 @@ def test_a_run_records_its_start_and_its_end(uninterrupted):
     assert history.is_final(str(uninterrupted), 30) and not history.is_final(str(uninterrupted), 29)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_run_and_another_another(uninterrupted, synthetic_dir, tmp_path):
     train(synthetic_dir, tmp_path / "same", max_steps=5)
     train(synthetic_dir, tmp_path / "other", max_steps=5, seed=1)
@@ -103,6 +104,7 @@ def test_one_seed_gives_one_run_and_another_another(uninterrupted, synthetic_dir
     assert list(recorded_losses(tmp_path / "other").values()) != expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flags"), [("cifar10_train", {}), ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8})]
 )
@@ -130,6 +132,7 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(script, flag
     assert int(tf.train.load_variable(str(killed), "global_step")) == 16
 
 
+@pytest.mark.slow
 def test_at_max_steps_no_further_step_is_trained(synthetic_dir, tmp_path, capsys):
     train(synthetic_dir, tmp_path, max_steps=3)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("model.ckpt-*")}
@@ -141,6 +144,7 @@ def test_at_max_steps_no_further_step_is_trained(synthetic_dir, tmp_path, capsys
     assert {path.name: path.read_bytes() for path in tmp_path.glob("model.ckpt-*")} == before
 
 
+@pytest.mark.slow
 def test_restart_moves_the_old_run_aside_and_begins_anew(synthetic_dir, tmp_path, capsys):
     train_dir = tmp_path / "train"
     train(synthetic_dir, train_dir, max_steps=2)
@@ -154,6 +158,7 @@ def test_restart_moves_the_old_run_aside_and_begins_anew(synthetic_dir, tmp_path
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == old
 
 
+@pytest.mark.slow
 def test_keep_checkpoints_holds_across_a_resumption(synthetic_dir, tmp_path):
     for max_steps in (4, 6):
         train(synthetic_dir, tmp_path, max_steps=max_steps, save_checkpoint_steps=1, keep_checkpoints=2)
@@ -171,6 +176,7 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(synthetic_dir, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(synthetic_dir, tmp_path, capsys):
     train(synthetic_dir, tmp_path, max_steps=4, save_checkpoint_steps=2)
     (data,) = tmp_path.glob("model.ckpt-4.data*")
@@ -183,6 +189,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(synthetic_dir, tmp_pa
     assert [re.match(published.CONSOLE_LINE, line)[1] for line in lines] == ["2", "3"]
 
 
+@pytest.mark.slow
 def test_a_second_trainer_is_refused_and_changes_nothing(synthetic_dir, tmp_path):
     train(synthetic_dir, tmp_path / "train", max_steps=1)
     with run_module.Run(str(tmp_path / "train")):
@@ -240,6 +247,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert [checkpoints.step(path) for path in checkpoints.paths(str(tmp_path))] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_batch_beyond_the_data_set_is_said(tiny, tmp_path, capsys, monkeypatch):
     write_noise(tiny, tmp_path / "data")
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
@@ -295,12 +303,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_last_checkpoint(tmp_
     assert record(tmp_path)[-1]["reason"] == message
 
 
+@pytest.mark.slow
 def test_the_moment_of_a_save_is_a_matter_of_seconds_too(synthetic_dir, tmp_path):
     started = time.time()
     train(synthetic_dir, tmp_path, max_steps=60, save_checkpoint_secs=1, keep_checkpoints=0)
     assert 2 <= len(checkpoints.paths(str(tmp_path))) <= 2 + time.time() - started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flags"), [("cifar10_train", {}), ("cifar10_multi_gpu_train", {"num_gpus": 2, "batch_size": 8})]
 )

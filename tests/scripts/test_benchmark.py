@@ -54,6 +54,7 @@ def test_losses_that_differ_stop_the_benchmark():
             cifar10_benchmark.check_losses({"ours float32": [5.0, 4.0], name: losses})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -124,6 +125,7 @@ def test_the_loss_is_that_of_numpy(benchmark, start):
     assert losses_of_ours(benchmark)[0] == pytest.approx(cross_entropy + decay, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pytorch float32 channels_last", "jax float32"])
 def test_other_peers_compute_the_same(name, benchmark, start):
     pytest.importorskip(benchmark_peers.PEERS[name][0])
@@ -169,6 +171,7 @@ def test_an_ops_time_is_its_layers(op, row):
     assert cifar10_profile.layer_of(op) == row
 
 
+@pytest.mark.slow
 def test_the_profile_shows_each_layer_of_each_construction(synthetic_dir):
     process = run_script(
         "cifar10_profile", "--dataset=synthetic", f"--data_dir={synthetic_dir}", "--batch_size=8", "--steps=5", check=0

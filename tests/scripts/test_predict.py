@@ -109,6 +109,7 @@ def start(*arguments, **options):
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=values, **options)
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, folder):
     """From folders, files and standard input; flags may stand behind pictures; the exit code tells."""
     (folder / "phone.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
@@ -134,6 +135,7 @@ def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, f
     assert "Traceback" not in err and "local_rendezvous" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_ends_it_without_a_traceback(train_dir, folder):
     with start(f"--checkpoint_dir={train_dir}", *[folder / "a.png"] * 9, "--batch_size=3") as process:
         process.stdout.close()
@@ -142,6 +144,7 @@ def test_a_reader_that_has_enough_ends_it_without_a_traceback(train_dir, folder)
     assert "Traceback" not in err and "BrokenPipe" not in err
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_wait_for_standard_input(train_dir, folder):
     arguments = [f"--checkpoint_dir={train_dir}", folder / "a.png", "-", "--batch_size=1"]
     with start(*arguments, stdin=subprocess.PIPE) as process:
@@ -151,6 +154,7 @@ def test_a_signal_ends_the_wait_for_standard_input(train_dir, folder):
         assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_without_a_picture_the_usage_is_shown():
     process = run_script("cifar10_predict", "--json", check=1)
     text = process.stdout + process.stderr
@@ -158,6 +162,7 @@ def test_without_a_picture_the_usage_is_shown():
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_export_says_what_it_wrote_and_does_not_write_it_twice(train_dir, tmp_path):
     folder = tmp_path / "export"
     process = run_script("cifar10_export", f"--checkpoint_dir={train_dir}", f"--export_dir={folder}", check=0)

@@ -24,12 +24,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("averages", "correct"), [(True, 7617), (False, 7306)])
 def test_the_originals_checkpoint_counts_what_the_original_counted(tmp_path, averages, correct):
     (result,) = evaluate(DATA, CHECKPOINT, tmp_path, dataset="cifar10", num_examples=None, use_moving_averages=averages)
     assert (result.correct, result.total, result.step) == (correct, 10_000, 5847)
 
 
+@pytest.mark.slow
 def test_predictions_of_the_test_images_as_files_count_what_the_original_counted(tmp_path, capsys):
     examples = records.load(datasets.CIFAR10, DATA, "test")
     for i, (image, label) in enumerate(zip(examples.images, examples.labels, strict=True)):

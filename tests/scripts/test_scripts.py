@@ -12,6 +12,7 @@ from helpers import SCRIPTS, run_script
 import cifar10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
@@ -40,6 +41,7 @@ NEED_NOT_AGREE = """
 """
 
 
+@pytest.mark.slow
 def test_workers_must_agree_in_every_flag_that_changes_what_is_computed():
     """A new flag of training must be put on one side or the other."""
     text = run_script("cifar10_distributed_train", "--help", check=1).stdout
@@ -48,6 +50,7 @@ def test_workers_must_agree_in_every_flag_that_changes_what_is_computed():
     assert flags - set(NEED_NOT_AGREE.split()) == set(AGREED)
 
 
+@pytest.mark.slow
 def test_a_script_says_its_version_whatever_else_it_lacks():
     """One that needs other flags; all scripts get it from flags.main."""
     assert run_script("cifar10_import_images", "--version", check=0).stdout == (
@@ -59,6 +62,7 @@ def test_a_script_says_its_version_whatever_else_it_lacks():
         assert "    flags.main(run" in path.read_text(), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -81,6 +85,7 @@ def test_a_wrong_command_line_is_refused(arguments, message, tmp_path):
     assert not (tmp_path / "train").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,6 +101,7 @@ def test_a_wrong_command_line_of_the_evaluation_is_refused(arguments, message, t
     assert "Traceback" not in process.stderr and not (tmp_path / "eval").exists()
 
 
+@pytest.mark.slow
 def test_run_once_without_a_checkpoint_exits_with_code_1(synthetic_dir, tmp_path):
     process = run_script(
         "cifar10_eval",
@@ -109,6 +115,7 @@ def test_run_once_without_a_checkpoint_exits_with_code_1(synthetic_dir, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_directory(synthetic_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     run_script(
@@ -121,6 +128,7 @@ def test_a_tilde_is_the_home_directory(synthetic_dir, tmp_path, monkeypatch):
     assert "~" not in os.listdir(os.path.expanduser("~"))
 
 
+@pytest.mark.slow
 def test_a_mirror_is_downloaded_from_and_must_be_the_archive(tmp_path):
     (tmp_path / "mirror").mkdir()
     archive = tmp_path / "mirror" / "cifar-10-binary.tar.gz"
@@ -136,6 +144,7 @@ def test_a_mirror_is_downloaded_from_and_must_be_the_archive(tmp_path):
     assert not (tmp_path / "train").exists()
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_exit_code_1(tmp_path):
     """Also --run_once without a checkpoint, and a missing data set that cannot be downloaded."""
     (tmp_path / "file").write_text("")
@@ -144,6 +153,7 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_the_queue_pipeline_trains_and_says_that_it_fills(synthetic_dir, tmp_path):
     process = run_script(
         "cifar10_train",
@@ -161,6 +171,7 @@ def test_the_queue_pipeline_trains_and_says_that_it_fills(synthetic_dir, tmp_pat
     assert [re.match(published.CONSOLE_LINE, line)[1] for line in lines] == ["0", "10"]
 
 
+@pytest.mark.slow
 def test_devices_are_compared_in_one_table(synthetic_dir):
     """One process and two towers have the same weights to the last bit, and precisions."""
     process = run_script(
@@ -181,6 +192,7 @@ def test_devices_are_compared_in_one_table(synthetic_dir):
     assert one[7] == towers[7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

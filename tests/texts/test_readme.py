@@ -153,6 +153,7 @@ def test_excerpts_are_the_source():
             at = found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path, printed", [("README.md", r"loss after 100 steps: [45]\.\d\d\n"), ("cifar10/README.md", r"9\.0\n")]
 )
