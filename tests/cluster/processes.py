@@ -60,7 +60,10 @@ class Process:
         return self.members
 
     def end(self, code=0, secs=240):
-        assert self.process.wait(secs) == code, self.text()
+        try:
+            assert self.process.wait(secs) == code, self.text()
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {secs} s: {self.text()}") from None
 
     def clear(self):
         """Ends it and its children at once."""
