@@ -28,6 +28,7 @@ from cifar10.runs import trainer
 
 THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine; more of them only take turns
 START_SECS = 30.0  # for the others to build their graphs, and for the chief to restore and to save
+LAST_RESORT_SECS = 30.0  # after which a collective itself ends, if the step has not been given up
 GRACE_SECS = 5.0  # for a collective to end by itself when its time is over
 
 
@@ -83,8 +84,8 @@ class Workers(Step):
     def begin(self, start_step, examples):
         meeting.lead(self.cluster, self.agreed(examples), start_step, self.meeting_secs)
 
-    def hooks(self):
-        return [_Together(self)]
+    def hooks(self, save=None):
+        return [_Together(self, save)]
 
     def collectives(self, timeout_secs):
         return Collectives(self.num_slices, self.all_reduce, timeout_secs)
@@ -113,7 +114,7 @@ class Workers(Step):
         scaled = cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy)
         gradients = tf.gradients(scaled, variables)
         with tf.name_scope("all_reduce"), tf.device("/cpu:0"):
-            collectives = self.collectives(self.hang_secs)
+            collectives = self.collectives(self.hang_secs and self.hang_secs + LAST_RESORT_SECS)
             gradients, cross_entropies = collectives.all_reduce(variables, gradients, cross_entropy)
             with tf.control_dependencies(cross_entropies):  # or a step that fails would change the decay's average
                 decays = {tag: tf.identity(loss) for tag, loss in towers.decays(tagged).items()}
@@ -178,9 +179,11 @@ def _part(step):
 class _Together(tf.train.SessionRunHook):
     """Brings the chief's variables to all, to begin with; says who is missing while the others are waited for."""
 
-    def __init__(self, step):
+    def __init__(self, step, save):
         self._step = step
+        self._save = save
         self._share = None
+        self._stepping = False
         self._since = None  # when it began to wait for others
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -198,6 +201,7 @@ class _Together(tf.train.SessionRunHook):
         self._since = None
 
     def before_run(self, run_context):
+        self._stepping = True
         self._since = time.monotonic()
 
     def after_run(self, run_context, run_values):
@@ -212,7 +216,25 @@ class _Together(tf.train.SessionRunHook):
                 watched, waiting = since, meeting.Waiting(cluster.name)
             if since is not None:
                 waiting.look(lambda: cluster.describe(cluster.silent()) or "the others")
-                limit = self._step.start_secs + GRACE_SECS
-                if self._step.hang_secs and not cluster.is_chief and time.monotonic() - since > limit:
-                    # Where the chief is gone before the first collective, TensorFlow waits for it for ever.
-                    local.begin_anew(self._step.supervised)
+                limit = self._step.hang_secs if self._stepping else self._step.start_secs + GRACE_SECS
+                if self._step.hang_secs and time.monotonic() - since > limit:
+                    if self._stepping:
+                        self._give_up()
+                    elif not cluster.is_chief:
+                        # Where the chief is gone before the first collective, TensorFlow waits for it for ever.
+                        local.begin_anew(self._step.supervised)
+
+    def _give_up(self):
+        """Saves, if this is the chief, and begins anew, while the step still waits for somebody who hangs.
+
+        A step that waits has changed nothing, so what is saved is what it began with. The op has a time of its own, but a
+        process whose collective has run out of it may crash afterwards: TensorFlow 2.21 corrupts its memory.
+        """
+        cluster, saved = self._step.cluster, ""
+        if self._save is not None:
+            print(f"step {self._save.step}: lost another process; saving", flush=True)
+            self._save.end(None)
+            saved = f"saved as {self._save.run.checkpoint}; "
+        silent = cluster.describe(cluster.silent()) or "nobody"
+        print(f"{cluster.name}: {saved}beginning anew (no answer from: {silent})", flush=True)
+        local.begin_anew(self._step.supervised)

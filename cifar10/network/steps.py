@@ -45,8 +45,12 @@ class Step(abc.ABC):
     def begin(self, start_step, examples):  # noqa: B027 (most need nothing)
         """Is called before the graph is built: training begins from that global step, with these records.Examples."""
 
-    def hooks(self):
-        """Returns the tf.train.SessionRunHooks that the step needs."""
+    def hooks(self, save=None):
+        """Returns the tf.train.SessionRunHooks that the step needs.
+
+        Args:
+          save: the hooks.SaveHook of the run; None for a process that saves nothing.
+        """
         return []
 
     @abc.abstractmethod

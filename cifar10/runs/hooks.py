@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import threading
 import time
 
 import tensorflow.compat.v1 as tf
@@ -152,6 +153,7 @@ class SaveHook(StepHook):
         self._request = request
         self._failures = 0
         self._session = None
+        self._ending = threading.Lock()  # a step of several machines may be given up by another thread
         self._variables = [variable for variable in tf.global_variables() if variable.dtype.is_floating]
         with tf.name_scope(HOUSEKEEPING):
             self._finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self._variables]
@@ -176,13 +178,14 @@ class SaveHook(StepHook):
             self._try_to_save(step + 1, "training goes on, and the next save may succeed")
 
     def end(self, session):
-        if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == self.step:
-            return
-        # The last save is the one that must not be lost: it is tried again, until there is room or a signal comes.
-        while not self._try_to_save(self.step, f"trying again every {PAUSE_SECS:g} s"):
-            pause_ends = time.time() + PAUSE_SECS
-            while time.time() < pause_ends and not self._request.signum:
-                time.sleep(min(0.1, PAUSE_SECS))
+        with self._ending:
+            if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == self.step:
+                return
+            # The last save is the one that must not be lost: it is tried until there is room, or a signal comes.
+            while not self._try_to_save(self.step, f"trying again every {PAUSE_SECS:g} s"):
+                pause_ends = time.time() + PAUSE_SECS
+                while time.time() < pause_ends and not self._request.signum:
+                    time.sleep(min(0.1, PAUSE_SECS))
 
     def _try_to_save(self, steps_done, consolation):
         """Returns whether it was saved, and says what follows if not; gives up after too many failures."""
@@ -204,7 +207,10 @@ class SaveHook(StepHook):
         for variable, finite in zip(self._variables, self._session.run(self._finite), strict=True):
             if not finite:
                 raise self.run.diverged(steps_done, f"{variable.op.name} is not finite")
-        self.run.checkpoint = checkpoints.save(self._savers, self._session, self.run.train_dir, steps_done, self._keep)
+        with self._session.graph.as_default():  # each thread has a default graph of its own
+            self.run.checkpoint = checkpoints.save(
+                self._savers, self._session, self.run.train_dir, steps_done, self._keep
+            )
 
     def _restore_state(self):
         """Restores what is saved beside the checkpoint, and says what of it is not there."""

@@ -249,7 +249,7 @@ class Run:
             chosen.append(hooks.InputWaitHook(self, graph.wait_ms, event_file, every_steps))
         if steps := profiling.parse(options.profile_steps, options.max_steps):
             chosen.append(profiling.ProfileHook(self, event_file, steps))
-        return chosen + step.hooks()
+        return chosen + step.hooks(save)
 
     def _refuse_other_networks(self):
         if self.checkpoint is not None:
