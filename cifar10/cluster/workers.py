@@ -227,8 +227,8 @@ class _Together(tf.train.SessionRunHook):
     def _give_up(self):
         """Saves, if this is the chief, and begins anew, while the step still waits for somebody who hangs.
 
-        A step that waits has changed nothing, so what is saved is what it began with. The op has a time of its own, but a
-        process whose collective has run out of it may crash afterwards: TensorFlow 2.21 corrupts its memory.
+        A step that waits has changed nothing, so what is saved is what it began with. The op has a time of its own, but
+        where that has run out the process may crash afterwards: TensorFlow 2.21 corrupts its memory.
         """
         cluster, saved = self._step.cluster, ""
         if self._save is not None:
