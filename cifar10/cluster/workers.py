@@ -230,11 +230,11 @@ class _Together(tf.train.SessionRunHook):
         A step that waits has changed nothing, so what is saved is what it began with. The op has a time of its own, but
         where that has run out the process may crash afterwards: TensorFlow 2.21 corrupts its memory.
         """
-        cluster, saved = self._step.cluster, ""
+        cluster, done = self._step.cluster, "lost another process"
         if self._save is not None:
             print(f"step {self._save.step}: lost another process; saving", flush=True)
             self._save.end(None)
-            saved = f"saved as {self._save.run.checkpoint}; "
+            done = f"saved as {self._save.run.checkpoint}"
         silent = cluster.describe(cluster.silent()) or "nobody"
-        print(f"{cluster.name}: {saved}beginning anew (no answer from: {silent})", flush=True)
+        print(f"{cluster.name}: {done}; beginning anew (no answer from: {silent})", flush=True)
         local.begin_anew(self._step.supervised)

@@ -193,7 +193,7 @@ def test_a_connection_that_is_cut_is_noticed_and_mended(start, synthetic_dir, tm
         to_chief.whole.clear()
         to_worker.whole.clear()
         for each in members:
-            each.wait_for("lost another process", 4 + 5)
+            each.wait_for("lost another process", 15)
         to_chief.whole.set()
         to_worker.whole.set()
         for each in members:
