@@ -144,13 +144,10 @@ def _admitted(cluster, settings, line):
     line.say(_GREETING)
     match line.hear():
         case {"task": int(task), "settings": dict(found)}:
-            pass
-        case _:  # somebody else's program
-            return None
-    for name, value in settings.items():
-        if found.get(name) != value:
-            refused = f"{name}={found.get(name)}, the chief with {name}={value}; start all with the same"
-            line.say({"refused": refused})
+            differing = next((name for name, value in settings.items() if found.get(name) != value), None)
+            if differing is None:
+                return task
+            refused = f"{differing}={found.get(differing)}, the chief with {differing}={settings[differing]}"
+            line.say({"refused": f"{refused}; start all with the same"})
             print(f"{cluster.name}: refused {cluster.worker_name(task)}, which was started with {refused}", flush=True)
-            return None
-    return task
+    return None  # also of somebody else's program

@@ -6,7 +6,6 @@ is the first worker: TF_CONFIG's chief, or master, if it has one, and else worke
 
 import dataclasses
 import json
-import socket
 
 import tensorflow.compat.v1 as tf
 
@@ -77,9 +76,9 @@ class Cluster:
         return ", ".join(names[:NAMED] + more)
 
     def silent(self):
-        """Returns the tasks of the other workers whose processes are not there, or hang."""
+        """Returns the other workers whose processes are not there, or hang, as text; '' if there are none."""
         others = [task for task in range(len(self.workers)) if task != self.task]
-        return [task for task in others if not ports.answers(self.workers[task])]
+        return self.describe([task for task in others if not ports.answers(self.workers[task])])
 
 
 def find(tf_config, worker_hosts, task_index, local_workers=0):
@@ -98,9 +97,7 @@ def find(tf_config, worker_hosts, task_index, local_workers=0):
         raise ClusterError(f"{' and '.join(given)} describe a cluster each; leave one of them out")
     if tf_config:
         return from_tf_config(tf_config)
-    if worker_hosts:
-        return from_hosts(worker_hosts, task_index)
-    return None
+    return from_hosts(worker_hosts, task_index) if worker_hosts else None
 
 
 def from_tf_config(text):
@@ -163,16 +160,6 @@ def _checked(cluster, source):
     return cluster
 
 
-def _refuse_other_machines(cluster):
-    """Raises a ClusterError where other machines would have to connect, and may not."""
-    elsewhere = [address for address in cluster.workers if not ports.is_loopback(address)]
-    if elsewhere and not cluster.listen_on_network:
-        raise ClusterError(
-            f"{elsewhere[0]} is another machine's address, and opening a port to other machines takes "
-            "--listen_on_network, whose --help says what that means"
-        )
-
-
 def serve(cluster, config):
     """Starts the tf.train.Server of a worker, which others reach at its address while the process lives; returns it.
 
@@ -183,7 +170,7 @@ def serve(cluster, config):
     Raises:
       ClusterError: the port is taken, or is to be open to other machines without listen_on_network.
     """
-    _refuse_other_machines(cluster)
+    _refuse_others(cluster)
     spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
     try:
         server = tf.train.Server(spec, job_name="worker", task_index=cluster.task, config=config, start=False)
@@ -201,17 +188,16 @@ def listen(cluster):
     Raises:
       ClusterError: the port is taken, or is to be open to other machines without listen_on_network.
     """
-    _refuse_other_machines(cluster)
-    host, _, port = cluster.address.rpartition(":")
+    _refuse_others(cluster)
     try:
-        if cluster.listen_on_network:  # on all interfaces, because the name may be that of a relay, as in Kubernetes
-            both = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if both else socket.AF_INET
-            return socket.create_server(("", int(port)), family=family, dualstack_ipv6=both)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host.strip("[]"), int(port)), family=family)
+        return ports.listen(cluster.address, cluster.listen_on_network)
     except OSError as error:
         raise _taken(cluster, error) from None
+
+
+def _refuse_others(cluster):
+    if not cluster.listen_on_network:
+        ports.refuse_other_machines(cluster.workers)
 
 
 def _taken(cluster, error):

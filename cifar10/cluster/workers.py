@@ -111,8 +111,7 @@ class Workers(Step):
         tagged = losses.by_tag(losses.loss(self.network(images), labels, recipe.label_smoothing))
         variables = tf.trainable_variables()
         cross_entropy = tagged["cross_entropy"]
-        scaled = cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy)
-        gradients = tf.gradients(scaled, variables)
+        gradients = tf.gradients(loss_scale.scaled(cross_entropy) if loss_scale else cross_entropy, variables)
         with tf.name_scope("all_reduce"), tf.device("/cpu:0"):
             collectives = self.collectives(self.hang_secs and self.hang_secs + LAST_RESORT_SECS)
             gradients, cross_entropies = collectives.all_reduce(variables, gradients, cross_entropy)
@@ -135,12 +134,15 @@ def train(step, data, recipe, options):
     except meeting.Missing as missing:
         if not step.supervised:
             raise
-        print(f"{missing}; beginning anew", flush=True)
-        local.begin_anew(supervised=True)
+        _begin_anew(step, missing)
     except Lost as lost:
-        silent = step.cluster.describe(step.cluster.silent()) or "nobody"
-        print(f"{step.cluster.name}: {lost}; beginning anew (no answer from: {silent})", flush=True)
-        local.begin_anew(step.supervised)
+        _begin_anew(step, lost)
+
+
+def _begin_anew(step, why):
+    silent = step.cluster.silent() or "nobody"
+    print(f"{step.cluster.name}: {why}; beginning anew (no answer from: {silent})", flush=True)
+    local.begin_anew(step.supervised)
 
 
 def _follow(step, data, recipe, options):
@@ -149,8 +151,7 @@ def _follow(step, data, recipe, options):
     done = start_step = meeting.join(step.cluster, step.agreed(examples), step.meeting_secs)
     with tf.Graph().as_default(), signals.deferred() as request:
         graph = trainer.build(step, data, recipe, options, examples, start_step)
-        config = step.session_config()
-        with tf.train.SingularMonitoredSession(step.hooks(), None, step.target, config) as session:
+        with tf.train.SingularMonitoredSession(step.hooks(), None, step.target, step.session_config()) as session:
             while done < options.max_steps and not request.signum:
                 try:
                     loss, _ = session.run([graph.loss, graph.train_op])
@@ -167,8 +168,7 @@ def _follow(step, data, recipe, options):
 
 def _part(step):
     """Waits until all have done all steps, and the chief has saved; then nobody will be missed."""
-    config = step.session_config()
-    with tf.Graph().as_default(), tf.device("/cpu:0"), tf.Session(step.target, config=config) as session:
+    with tf.Graph().as_default(), tf.device("/cpu:0"), tf.Session(step.target, config=step.session_config()) as session:
         try:
             session.run(step.collectives(step.max_wait_secs).barrier())
         except LOST:
@@ -189,8 +189,7 @@ class _Together(tf.train.SessionRunHook):
 
     def begin(self):
         with tf.device("/cpu:0"):
-            collectives = self._step.collectives(self._step.start_secs)
-            self._share = collectives.broadcast(sends=self._step.cluster.is_chief)
+            self._share = self._step.collectives(self._step.start_secs).broadcast(sends=self._step.cluster.is_chief)
         self._since = time.monotonic()
 
     def after_create_session(self, session, coord):
@@ -215,7 +214,7 @@ class _Together(tf.train.SessionRunHook):
             if since != watched:
                 watched, waiting = since, meeting.Waiting(cluster.name)
             if since is not None:
-                waiting.look(lambda: cluster.describe(cluster.silent()) or "the others")
+                waiting.look(lambda: cluster.silent() or "the others")
                 limit = self._step.hang_secs if self._stepping else self._step.start_secs + GRACE_SECS
                 if self._step.hang_secs and time.monotonic() - since > limit:
                     if self._stepping:
@@ -230,11 +229,9 @@ class _Together(tf.train.SessionRunHook):
         A step that waits has changed nothing, so what is saved is what it began with. The op has a time of its own, but
         where that has run out the process may crash afterwards: TensorFlow 2.21 corrupts its memory.
         """
-        cluster, done = self._step.cluster, "lost another process"
+        done = "lost another process"
         if self._save is not None:
-            print(f"step {self._save.step}: lost another process; saving", flush=True)
+            print(f"step {self._save.step}: {done}; saving", flush=True)
             self._save.end(None)
             done = f"saved as {self._save.run.checkpoint}"
-        silent = cluster.describe(cluster.silent()) or "nobody"
-        print(f"{cluster.name}: {done}; beginning anew (no answer from: {silent})", flush=True)
-        local.begin_anew(self._step.supervised)
+        _begin_anew(self._step, done)

@@ -64,6 +64,30 @@ def is_loopback(address):
     return False
 
 
+def refuse_other_machines(addresses):
+    """Raises a ClusterError if one of the addresses, host:port, is not of this machine only."""
+    for address in addresses:
+        if not is_loopback(address):
+            raise ClusterError(
+                f"{address} is another machine's address, and opening a port to other machines takes "
+                "--listen_on_network, whose --help says what that means"
+            )
+
+
+def listen(address, on_network):
+    """Returns a socket.socket that listens at the address, host:port; raises an OSError if that is not possible.
+
+    on_network: whether to listen on all interfaces, because the name may be that of a relay, as in Kubernetes.
+    """
+    host, _, port = address.rpartition(":")
+    if on_network:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        return socket.create_server(("", int(port)), family=family, dualstack_ipv6=both)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host.strip("[]"), int(port)), family=family)
+
+
 def answers(address, timeout_secs=1.0):
     """Returns whether somebody is at the address, host:port, and at work.
 
