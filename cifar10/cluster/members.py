@@ -90,9 +90,7 @@ def find(tf_config, worker_hosts, task_index, local_workers=0):
     sources = {"TF_CONFIG": tf_config, "--worker_hosts": worker_hosts, "--local_workers": local_workers}
     given = [name for name, value in sources.items() if value]
     if not given:
-        raise ClusterError(
-            "there is no cluster: set TF_CONFIG, give --local_workers, or --worker_hosts and --task_index"
-        )
+        raise ClusterError("there is no cluster: set TF_CONFIG, --local_workers, or --worker_hosts and --task_index")
     if len(given) > 1:
         raise ClusterError(f"{' and '.join(given)} describe a cluster each; leave one of them out")
     if tf_config:

@@ -111,7 +111,8 @@ class Workers(Step):
         tagged = losses.by_tag(losses.loss(self.network(images), labels, recipe.label_smoothing))
         variables = tf.trainable_variables()
         cross_entropy = tagged["cross_entropy"]
-        gradients = tf.gradients(loss_scale.scaled(cross_entropy) if loss_scale else cross_entropy, variables)
+        scaled = cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy)
+        gradients = tf.gradients(scaled, variables)
         with tf.name_scope("all_reduce"), tf.device("/cpu:0"):
             collectives = self.collectives(self.hang_secs and self.hang_secs + LAST_RESORT_SECS)
             gradients, cross_entropies = collectives.all_reduce(variables, gradients, cross_entropy)
