@@ -227,12 +227,14 @@ class _Together(tf.train.SessionRunHook):
     def _give_up(self):
         """Saves, if this is the chief, and begins anew, while the step still waits for somebody who hangs.
 
-        A step that waits has changed nothing, so what is saved is what it began with. The op has a time of its own, but
-        where that has run out the process may crash afterwards: TensorFlow 2.21 corrupts its memory.
+        A step that waits has changed nothing, so what is saved is what it began with; if it ends after all meanwhile,
+        nobody hangs. The op has a time of its own, but where that has run out the process may crash afterwards:
+        TensorFlow 2.21 corrupts its memory.
         """
         done = "lost another process"
         if self._save is not None:
             print(f"step {self._save.step}: {done}; saving", flush=True)
-            self._save.end(None)
+            if not self._save.save_while_waiting():
+                return
             done = f"saved as {self._save.run.checkpoint}"
         _begin_anew(self._step, done)

@@ -130,7 +130,7 @@ def savers():
         return Savers(checkpoint, tf.train.Saver(local, max_to_keep=0) if local else None)
 
 
-def save(savers, session, directory, global_step, keep):
+def save(savers, session, directory, global_step, keep, still_valid=lambda: True):
     """Saves a checkpoint that is whole and on the disk before anything names it or an older one is deleted.
 
     The files are written in a folder of their own, synced, and moved, the index last: so readers, which look for it,
@@ -142,9 +142,10 @@ def save(savers, session, directory, global_step, keep):
       directory: where to save.
       global_step: int, for the name.
       keep: number of checkpoints kept; 0: all.
+      still_valid: function that returns, once all is written, whether it may be kept.
 
     Returns:
-      The path of the checkpoint.
+      The path of the checkpoint; or None, if it was not valid any more, and then all is as before.
 
     Raises:
       OSError or tf.errors.OpError: it could not be saved; the older ones are as before.
@@ -162,6 +163,8 @@ def save(savers, session, directory, global_step, keep):
         names = sorted(os.listdir(saving), key=lambda name: (name.startswith(NAME), name.endswith(".index")))
         for name in names:
             _sync(os.path.join(saving, name))
+        if not still_valid():
+            return None
         for name in names:
             os.replace(os.path.join(saving, name), os.path.join(directory, name))
         _sync(directory)

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from cifar10.errors import RunError, reason
@@ -153,8 +154,9 @@ class SaveHook(StepHook):
         self._request = request
         self._failures = 0
         self._session = None
-        self._ending = threading.Lock()  # a step of several machines may be given up by another thread
+        self._lock = threading.Lock()  # a step of several machines may be given up by another thread
         self._variables = [variable for variable in tf.global_variables() if variable.dtype.is_floating]
+        self._all = [tf.train.get_global_step(), *tf.global_variables(), *tf.local_variables()]
         with tf.name_scope(HOUSEKEEPING):
             self._finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self._variables]
 
@@ -175,22 +177,43 @@ class SaveHook(StepHook):
         self.run.step = step + 1
         if self._timer.should_trigger_for_step(step + 1):
             self._timer.update_last_triggered_step(step + 1)
-            self._try_to_save(step + 1, "training goes on, and the next save may succeed")
+            with self._lock:
+                self._try_to_save(step + 1, "training goes on, and the next save may succeed")
 
     def end(self, session):
-        with self._ending:
-            if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == self.step:
-                return
-            # The last save is the one that must not be lost: it is tried until there is room, or a signal comes.
-            while not self._try_to_save(self.step, f"trying again every {PAUSE_SECS:g} s"):
-                pause_ends = time.time() + PAUSE_SECS
-                while time.time() < pause_ends and not self._request.signum:
-                    time.sleep(min(0.1, PAUSE_SECS))
+        with self._lock:
+            self._save_at_last(self.step)
 
-    def _try_to_save(self, steps_done, consolation):
+    def save_while_waiting(self):
+        """Saves while a step waits for another process; returns whether it has waited all the time.
+
+        To be called by another thread than that of the steps. Whoever is waited for may come at any moment, and the
+        step change the variables while they are written. So they are read before and after: if they are the same, and
+        those of the step's beginning, no update can have come between.
+        """
+        with self._lock:
+            step, before = self.step, self._session.run(self._all)
+
+            def has_waited():
+                after = self._session.run(self._all)
+                return before[0] == step and all(map(np.array_equal, before, after))
+
+            self._save_at_last(step, has_waited)
+            return checkpoints.step(self.run.checkpoint) == step
+
+    def _save_at_last(self, step, still_valid=lambda: True):
+        """Saves what must not be lost: tries until there is room, or a signal comes."""
+        if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == step:
+            return
+        while not self._try_to_save(step, f"trying again every {PAUSE_SECS:g} s", still_valid):
+            pause_ends = time.time() + PAUSE_SECS
+            while time.time() < pause_ends and not self._request.signum:
+                time.sleep(min(0.1, PAUSE_SECS))
+
+    def _try_to_save(self, steps_done, consolation, still_valid=lambda: True):
         """Returns whether it was saved, and says what follows if not; gives up after too many failures."""
         try:
-            self._save(steps_done)
+            self._save(steps_done, still_valid)
             self._failures = 0
             return True
         except CANNOT_SAVE as error:
@@ -203,14 +226,15 @@ class SaveHook(StepHook):
             )
             return False
 
-    def _save(self, steps_done):
+    def _save(self, steps_done, still_valid=lambda: True):
         for variable, finite in zip(self._variables, self._session.run(self._finite), strict=True):
             if not finite:
                 raise self.run.diverged(steps_done, f"{variable.op.name} is not finite")
         with self._session.graph.as_default():  # each thread has a default graph of its own
-            self.run.checkpoint = checkpoints.save(
-                self._savers, self._session, self.run.train_dir, steps_done, self._keep
+            path = checkpoints.save(
+                self._savers, self._session, self.run.train_dir, steps_done, self._keep, still_valid
             )
+        self.run.checkpoint = path or self.run.checkpoint
 
     def _restore_state(self):
         """Restores what is saved beside the checkpoint, and says what of it is not there."""
