@@ -9,6 +9,10 @@ class DataError(UserError, ValueError):
     """A data set that is missing, incomplete or damaged."""
 
 
+class GraphError(UserError, ValueError, RuntimeError):
+    """A graph that cannot be built in this way."""
+
+
 class RunError(UserError):
     """A run or checkpoint that cannot go on."""
 

@@ -3,6 +3,7 @@
 Flags stop here, at the package's own functions and at the scripts; everything below takes values.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -52,6 +53,30 @@ class PackageFlags:
 
 
 FLAGS = PackageFlags()
+
+
+class _SetsFlag(argparse.Action):
+    """Sets the flag of the option's name, too."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, value)
+        setattr(flags.FLAGS, self.dest, value)
+
+
+def _argument_parser():
+    """Returns the package's flags as an argparse.ArgumentParser, as the tutorial had them in late 2017.
+
+    Forks add options of their own to it. What it parses are the values of the flags, too.
+    """
+    parser = argparse.ArgumentParser()
+    for name, kind in (("batch_size", int), ("data_dir", str), ("use_fp16", flags.BooleanParser().parse)):
+        flag = flags.FLAGS[name]
+        value = {"nargs": "?", "const": True} if flag.boolean else {}
+        parser.add_argument(f"--{name}", type=kind, default=flag.default, help=flag.help, action=_SetsFlag, **value)
+    return parser
+
+
+parser = _argument_parser()
 
 
 def define_data_flags():

@@ -127,6 +127,13 @@ CIFAR10 = Dataset(
     **_batches(50_000, 10_000),
 )
 
+
+def like_cifar10(num_classes, folder=CIFAR10.folder):
+    """Returns the Dataset of files in CIFAR-10's layout, of so many classes, in another folder below data_dir."""
+    names = CIFAR10.class_names if num_classes == CIFAR10.num_classes else tuple(map(str, range(num_classes)))
+    return dataclasses.replace(CIFAR10, folder=folder, class_names=names)
+
+
 NUM_CLASSES = CIFAR10.num_classes
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = CIFAR10.num_examples("train")
 NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = CIFAR10.num_examples("test")
