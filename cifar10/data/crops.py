@@ -38,8 +38,8 @@ def check_size(image_size):
     """Raises a GraphError if there is no crop of that height and width, in pixels."""
     if not 1 <= image_size <= min(datasets.HEIGHT, datasets.WIDTH):
         raise GraphError(
-            f"IMAGE_SIZE = {image_size}: no crop of images of {datasets.HEIGHT}x{datasets.WIDTH} has that size; give one "
-            f"from 1 to {datasets.HEIGHT}"
+            f"IMAGE_SIZE = {image_size}: no crop of images of {datasets.HEIGHT}x{datasets.WIDTH} has that size; give "
+            f"one from 1 to {datasets.HEIGHT}"
         )
 
 
