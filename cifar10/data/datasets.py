@@ -75,7 +75,7 @@ class Dataset:
     label_byte: int = 0
     flip: bool = True
     sha256: dict = dataclasses.field(default_factory=dict)
-    remedy: str = "delete it and run again to have it restored, or copy it anew"
+    remedy: str = "move it away and run again to have it restored, or copy it anew"
 
     @property
     def num_classes(self):
@@ -229,7 +229,7 @@ def _imported(data_dir):
     """Returns the Dataset of the images that were imported into data_dir."""
     folder = os.path.join(data_dir, IMAGES_FOLDER)
     path = os.path.join(folder, MANIFEST)
-    remedy = "remove its folder and import the images again"
+    remedy = "move its folder away and import the images again"
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)

@@ -334,14 +334,14 @@ def test_damaged_data_sets_are_told_by_their_hashes(pictures, data_dir):
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"^{path}: expected sha256 \w+, found .*; remove its folder and import"):
+    with pytest.raises(DataError, match=rf"^{path}: expected sha256 \w+, found .*; move its folder away and import"):
         records.load(dataset, data_dir, "train")
     records.load(dataset, data_dir, "test")
     path.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=rf"^{path}: expected 6 records .*; remove its folder and import"):
+    with pytest.raises(DataError, match=rf"^{path}: expected 6 records .*; move its folder away and import"):
         records.load(dataset, data_dir, "train")
     path.unlink()
-    with pytest.raises(DataError, match=f"^Failed to find file: {path}; remove its folder and import"):
+    with pytest.raises(DataError, match=f"^Failed to find file: {path}; move its folder away and import"):
         datasets.named("images", data_dir)
 
 
