@@ -106,8 +106,9 @@ class Evaluator:
         try:
             difference = checkpoints.difference(path, self._to_restore)
             if not difference:
-                with self.graph.as_default():  # or Saver takes it for eager execution
-                    self._saver.restore(self._session, path)
+                # In the graph, or Saver takes it for eager execution.
+                with checkpoints.fitted(path, self._to_restore) as fitting, self.graph.as_default():
+                    self._saver.restore(self._session, fitting)
         except checkpoints.UNREADABLE as error:
             raise RunError(f"{path}: cannot be evaluated ({reason(error)})") from None
         if difference:
@@ -227,7 +228,7 @@ def _written(directory):
     written = {}
     for path in checkpoints.paths(directory):
         with contextlib.suppress(OSError):  # deleted meanwhile
-            written[path] = os.stat(f"{path}.index").st_mtime_ns
+            written[path] = os.stat(checkpoints.file(path)).st_mtime_ns
     return written
 
 

@@ -14,7 +14,7 @@ from absl import app, flags
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.data import datasets
 from cifar10.data.pictures import SIZES
-from cifar10.errors import UserError
+from cifar10.errors import UserError, refuse_scheme
 from cifar10.machine import signals
 from cifar10.network import model, recipes
 from cifar10.network.layers import CONV_KINDS, LRN_KINDS
@@ -264,6 +264,11 @@ def main(run, positionals=None):
         elif len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: write flags as --name=value")
         try:
+            for name, value in values.items():
+                if name != "data_url":  # no other flag is an address
+                    refuse_scheme(f"--{name}={value}", value)
+            for name in values.get(positionals, ()):
+                refuse_scheme(name, name)
             with signals.raised():
                 run(**values)
         except UserError as error:

@@ -50,7 +50,7 @@ def find_checkpoint(checkpoint, checkpoint_dir):
     """
     if checkpoint and not os.path.isdir(checkpoint):
         path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", checkpoint)
-        if not os.path.exists(f"{path}.index"):
+        if not os.path.isfile(checkpoints.file(path)):
             raise RunError(f"No checkpoint file {path}.index; give --checkpoint as …/{checkpoints.NAME}-<step>")
         return path
     directory = checkpoint or checkpoint_dir
@@ -115,7 +115,9 @@ class TrainedNetwork:
             raise RunError(f"{self.checkpoint}: {fault}; choose another --checkpoint")
         if difference := checkpoints.difference(self.checkpoint, variables):
             raise RunError(f"{self.checkpoint}: {difference}")
-        tf.train.Saver(variables).restore(session, self.checkpoint)
+        # What is said of an old one does not belong among the predictions.
+        with contextlib.redirect_stdout(sys.stderr), checkpoints.fitted(self.checkpoint, variables) as fitting:
+            tf.train.Saver(variables).restore(session, fitting)
 
 
 class Predictor:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from cifar10.data.datasets import DEPTH, HEIGHT, WIDTH
-from cifar10.errors import DataError
+from cifar10.errors import DataError, refuse_scheme
 
 RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
 OWN_REMEDY = "it is not the published file: mend it, or choose another --data_dir"
@@ -56,6 +56,7 @@ def load(dataset, data_dir, split):
       DataError: a file is missing, has another size than its number of records needs, holds a label out of range, or
         has another sha256 than the data set says although other files are as it says.
     """
+    refuse_scheme(data_dir, data_dir)
     dataset = as_found(dataset, data_dir)
     count = dataset.num_examples(split)
     examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
