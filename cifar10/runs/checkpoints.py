@@ -380,12 +380,19 @@ def _remove(path):
 
 
 def _sync(path):
-    """Waits until a file, or the names in a folder, are on the disk and survive the loss of power."""
-    file = os.open(path, os.O_RDONLY)
+    """Waits until a file, or the names in a folder, are on the disk and survive the loss of power.
+
+    Windows syncs what is open for writing only, and opens no folders; nor does every file system sync these.
+    """
     try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not os.path.isdir(path) or error.errno in (errno.EIO, errno.ENOSPC):
+            raise
 
 
 def _write_state(directory, kept):

@@ -106,6 +106,26 @@ def test_folders_train_and_test_are_the_split(pictures, data_dir):
         }
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("train", name) for name in ("test", "validation", "val", "valid")),
+        *(("Train", "Test"), ("training", "testing"), ("TRAIN", "Val")),
+    ],
+    ids="-".join,
+)
+def test_other_names_of_the_two_folders_are_the_split_not_two_classes(pictures, data_dir, names):
+    train_split = write_classes(pictures / names[0], {"cat": 3, "dog": 1})
+    test_split = write_classes(pictures / names[1], {"cat": 1, "dog": 2}, first_seed=100)
+    run(data_dir, pictures)
+    assert datasets.named("images", data_dir).class_names == ("cat", "dog")
+    for split, written in (("train", train_split), ("test", test_split)):
+        loaded = load(data_dir, split)
+        assert {name: sorted(pixels) for name, pixels in loaded.items()} == {
+            name: sorted(pixels) for name, pixels in written.items()
+        }
+
+
 def test_folders_train_and_test_without_folders_are_classes(pictures, data_dir):
     write_classes(pictures, {"train": 2, "test": 2, "tram": 2})
     run(data_dir, pictures)
@@ -217,6 +237,16 @@ def test_same_pixels_are_reported_those_across_train_and_test_first(pictures, da
         ({"cat": 2, "dog": 1}, "Readable pictures of the class 'dog': 1 to train, 0 to test; each class"),
         ({"cat": 2, "dog\n": 2}, r"The class 'dog\n' has a character in its name that cannot be printed; rename it"),
         ({"train/cat": 1, "test/cat": 1, "val/cat": 1}, "{pictures}: holds 'val' beside 'train' and 'test'"),
+        ({"train/cat": 1, "val/cat": 1, "valid/cat": 1}, "{pictures}: holds 'valid' beside 'train' and 'val'"),
+        ({"Train/cat": 1, "train/cat": 1, "test/cat": 1}, "{pictures}: holds 'train' beside 'Train' and 'test'"),
+        ({"train/cat": 1, "val/cat": 1, "ship": 1}, "{pictures}: holds 'ship' beside 'train' and 'val'"),
+        (
+            {"train/cat": 1, "train/dog": 1},
+            "{pictures}: holds 'train', which has folders itself, and no folder to test",
+        ),
+        ({"train/cat": 1, "ship": 1}, "{pictures}: holds 'train', which has folders itself, beside 'ship'"),
+        ({"test/cat": 1, "val/cat": 1}, "{pictures}: holds 'test', which has folders itself, beside 'val'"),
+        ({"train/cat": 1, "test": 1}, "{pictures}: 'train' has a folder per class, and 'test' has none; sort"),
         (
             {"train/cat": 1, "train/dog": 1, "test/dog": 1},
             "Readable pictures of the class 'cat': 1 to train, 0 to test; each class",
