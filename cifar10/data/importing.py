@@ -83,8 +83,8 @@ def _parts(images_dir):
     if len(pair) == 1:
         beside = f"beside {others[0]!r}" if others else "and no folder to test with"
         raise DataError(
-            f"{images_dir}: holds {pair[0]!r}, which has folders itself, {beside}, so it cannot be told whether it is a "
-            f"class; rename it if it is, or give --images_dir={os.path.join(images_dir, pair[0])} to use it alone"
+            f"{images_dir}: holds {pair[0]!r}, which has folders itself, {beside}, so it cannot be told whether it is "
+            f"a class; rename it if it is, or give --images_dir={os.path.join(images_dir, pair[0])} to use it alone"
         )
     if others:
         raise DataError(
@@ -94,8 +94,8 @@ def _parts(images_dir):
     if len(with_folders) == 1:
         without = next(name for name in pair if name not in with_folders)
         raise DataError(
-            f"{images_dir}: {with_folders[0]!r} has a folder per class, and {without!r} has none; sort its pictures into "
-            "such folders, or move it away"
+            f"{images_dir}: {with_folders[0]!r} has a folder per class, and {without!r} has none; sort its pictures "
+            "into such folders, or move it away"
         )
     return {split: os.path.join(images_dir, name) for split, name in zip(datasets.SPLITS, pair, strict=True)}
 
