@@ -55,6 +55,12 @@ class PackageFlags:
 FLAGS = PackageFlags()
 
 
+def undefine():
+    """Takes back the flags that importing the package defines, for a program that defines its own of these names."""
+    for name in PackageFlags.NAMES:
+        delattr(flags.FLAGS, name)
+
+
 class _SetsFlag(argparse.Action):
     """Sets the flag of the option's name, too."""
 

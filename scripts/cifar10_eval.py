@@ -4,6 +4,8 @@
 It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the training, until that has ended.
 """
 
+import inspect
+
 from absl import flags as absl_flags
 
 from cifar10 import evaluation, flags, settings
@@ -45,6 +47,11 @@ def run(
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
     return evaluation.watch(evaluator, checkpoint_dir, eval_dir, eval_interval_secs)
+
+
+def evaluate():
+    """Evaluates as the flags say: the tutorial's function, for programs that import this file."""
+    return run(**{name: absl_flags.FLAGS[name].value for name in inspect.signature(run).parameters})
 
 
 def define_flags():
