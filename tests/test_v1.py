@@ -260,7 +260,7 @@ def test_modules_beside_the_script_go_before_ours(tmp_path):
         ("print 'step'\n", "their_script.py, line 1: Missing parentheses"),
         (
             "import tensorflow as tf\ntf.contrib.crf.crf\n",
-            "tensorflow.contrib.crf: neither is it in today's TensorFlow",
+            "tensorflow.contrib.crf: neither is it in today's",
         ),
         (
             "import cifar10\ncifar10.IMAGE_SIZE = 40\nimport tensorflow as tf\ncifar10.FLAGS.data_dir = DATA\n"
