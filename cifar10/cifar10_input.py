@@ -153,7 +153,7 @@ def inputs(eval_data, data_dir, batch_size, image_size=None):
     return images, labels
 
 
-def passes(examples, batch_size, num_examples, num_views=1):
+def passes(examples, batch_size, num_examples, num_views=1, image_size=IMAGE_SIZE):
     """Builds the input of evaluations: passes over the first num_examples images, each exactly once a pass.
 
     Args:
@@ -161,9 +161,10 @@ def passes(examples, batch_size, num_examples, num_views=1):
       batch_size: images a batch.
       num_examples: images a pass, of which num_batches make one.
       num_views: of each image: 1, the central crop; or 10, see crops.views.
+      image_size: height and width of a crop or view, in pixels.
 
     Returns:
-      images: float32 [num_views * batch_size, IMAGE_SIZE, IMAGE_SIZE, 3], standardized; view after view.
+      images: float32 [num_views * batch_size, image_size, image_size, 3], standardized; view after view.
       labels: int32 [batch_size]; PADDING for what the last batch of a pass has too many of.
       numbers: int64 [batch_size], the images' numbers in file order; num_examples or more for those.
     """
@@ -172,7 +173,8 @@ def passes(examples, batch_size, num_examples, num_views=1):
         numbers = _numbers(step, batch_size)
         images, labels = _gather(examples, lambda n: n % examples.count, numbers, batch_size)
         labels = tf.where_v2(numbers < num_examples, labels, PADDING)
-        return (crops.views(images) if num_views == 10 else crops.central_crop(images)), labels, numbers
+        see = crops.views if num_views == 10 else crops.central_crop
+        return see(images, image_size), labels, numbers
 
     with _on_cpu():
         steps = tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat()

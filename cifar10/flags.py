@@ -117,6 +117,13 @@ def define_training_flags():
         list(model.NETWORKS),
         "Network to train: the tutorial's, or cuda-convnet's of 11 % error, whose top layers are locally connected.",
     )
+    flags.DEFINE_integer(
+        "image_size",
+        datasets.IMAGE_SIZE,
+        "Height and width, in pixels, of the crop of an image that the network sees; 32 is the whole image.",
+        lower_bound=8,
+        upper_bound=datasets.HEIGHT,
+    )
     flags.DEFINE_enum(
         "lrn",
         "auto",

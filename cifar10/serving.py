@@ -66,8 +66,8 @@ class TrainedNetwork:
     """The network of one checkpoint, and how to use it.
 
     Attributes:
-      checkpoint: path, `…/model.ckpt-<step>`; the record of the run beside it says which network it is of, the
-        tutorial's if there is none.
+      checkpoint: path, `…/model.ckpt-<step>`; the record of the run beside it says which network it is of, and of
+        which size are the crops that it sees; the tutorial's if there is none.
       class_names: what its logits stand for, in label order.
       crop: which part of an image it sees: see pictures.fit.
       use_fp16: whether to compute in half precision, in the type that evaluation takes, too.
@@ -95,9 +95,18 @@ class TrainedNetwork:
 
         Returns:
           float32 [batch, num_classes].
+
+        Raises:
+          RunError: the crop is smaller than the crops that the network was trained on.
         """
+        image_size = history.image_size(os.path.dirname(self.checkpoint))
+        if image_size > pictures.SIZES[self.crop]:
+            raise RunError(
+                f"--crop={self.crop}: gives {pictures.SIZES[self.crop]} pixels a side, and the network was trained with "
+                f"--image_size={image_size}; use --crop=central"
+            )
         with tf.name_scope("crop"):
-            images = crops.central_crop(images)
+            images = crops.central_crop(images, image_size)
         name, dtype = history.model(os.path.dirname(self.checkpoint)), devices.compute_type(self.use_fp16)
         network = model.Network(name, len(self.class_names), dtype, conv=conv, microbatch_size=microbatch_size)
         return tf.nn.softmax(network(images))

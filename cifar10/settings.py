@@ -51,6 +51,7 @@ def training(values):
         seed,
         values.pop("input_pipeline", "dataset"),
         values.pop("min_fraction_of_examples_in_queue", MIN_FRACTION_OF_EXAMPLES_IN_QUEUE),
+        values.pop("image_size", datasets.IMAGE_SIZE),
     )
     return Training(network, data, recipes.RECIPES[values.pop("recipe")], RunOptions(**values))
 

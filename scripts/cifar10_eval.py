@@ -42,7 +42,14 @@ def run(
         print(f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     network = settings.served_network(model or history.model(checkpoint_dir), source.dataset.num_classes, use_fp16)
     evaluator = evaluation.Evaluator(
-        examples, num_examples, batch_size, network, use_moving_averages, source.dataset.class_names, int(views)
+        examples,
+        num_examples,
+        batch_size,
+        network,
+        use_moving_averages,
+        source.dataset.class_names,
+        int(views),
+        history.image_size(checkpoint_dir),
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]

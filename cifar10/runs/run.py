@@ -92,8 +92,8 @@ class Run:
         Args:
           train_dir: the folder, made if it is not there.
           restart: whether to move what is there aside and begin anew.
-          description: {name: value} of what is recorded of this start; `dataset` and `model` must be those of the
-            starts before it, and `num_held_out` no more than that.
+          description: {name: value} of what is recorded of this start; `dataset`, `model` and `image_size`
+            must be those of the starts before it, and `num_held_out` no more than that.
 
         Raises:
           RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
@@ -161,7 +161,7 @@ class Run:
                 f"{self.train_dir}: holds a part of the checkpoint {lost}, which cannot be read without the rest; put "
                 "its other files there, or --restart, which moves it aside and begins anew"
             )
-        for flag in ("dataset", "model"):
+        for flag in ("dataset", "model", "image_size"):
             before, now = history.recorded(self.train_dir, flag), description.get(flag)
             if self.checkpoint and before and now and before != now:
                 raise RunError(
