@@ -97,13 +97,13 @@ class TrainedNetwork:
           float32 [batch, num_classes].
 
         Raises:
-          RunError: the crop is smaller than the crops that the network was trained on.
+          RunError: the crop is of another size than those that the network was trained on.
         """
         image_size = history.image_size(os.path.dirname(self.checkpoint))
-        if image_size > pictures.SIZES[self.crop]:
+        if self.crop == "whole" and image_size != pictures.SIZES["whole"]:
             raise RunError(
-                f"--crop={self.crop}: gives {pictures.SIZES[self.crop]} pixels a side, and the network was trained with "
-                f"--image_size={image_size}; use --crop=central"
+                f"--crop=whole: resizes images to {pictures.SIZES['whole']} pixels a side, and the network was trained "
+                f"with --image_size={image_size}; use --crop=central"
             )
         with tf.name_scope("crop"):
             images = crops.central_crop(images, image_size)
