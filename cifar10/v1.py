@@ -55,8 +55,8 @@ def _cross_entropy(function):
     """Returns a function that takes logits and labels by position, too, as TensorFlow 0.x did."""
 
     @functools.wraps(function)
-    def call(logits=None, labels=None, name=None):
-        return function(labels=labels, logits=logits, name=name)
+    def call(logits=None, labels=None, name=None, **others):
+        return function(labels=labels, logits=logits, name=name, **others)
 
     return call
 
