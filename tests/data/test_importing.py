@@ -380,7 +380,7 @@ def test_a_manifest_that_the_import_did_not_write_is_refused(data_dir, content):
     path = data_dir / "images-batches-bin" / "images.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(DataError, match=rf"^{path}: is not what the import wrote \(.*\); remove its folder"):
+    with pytest.raises(DataError, match=rf"^{path}: is not what the import wrote \(.*\); move its folder away"):
         datasets.named("images", data_dir)
 
 
