@@ -3,7 +3,8 @@
 In the script and in what it imports, `tensorflow` is TensorFlow 1's interface to today's library, in graph mode, with
 those of the removed names that forks of the tutorial use: see ADDED. The tutorial's modules are there as in its folder
 (`import cifar10_input`) and as they once came with TensorFlow (`from tensorflow.models.image.cifar10 import cifar10`).
-A module of such a name beside the script goes before them.
+A module of such a name beside the script goes before them. In a folder with a cifar10.py of its own Python would take
+that for this package: start the script from another folder, or with python -P -m cifar10.v1.
 """
 
 import functools
@@ -99,6 +100,7 @@ def _l2_regularizer(scale):
 
 
 def _flatten(inputs):
+    inputs = tf.convert_to_tensor(inputs)
     return tf.reshape(inputs, [-1, inputs.shape[1:].num_elements()])
 
 
@@ -261,7 +263,10 @@ def main(argv):
         sys.exit(f"cifar10.v1: {script}: is no file; {USAGE}")
     folder = os.path.realpath(os.path.dirname(os.path.abspath(script)))
     sys.argv[:] = argv
-    sys.path[0] = folder
+    if getattr(sys.flags, "safe_path", False):  # of Python 3.11, where nothing stands for the current folder
+        sys.path.insert(0, folder)
+    else:
+        sys.path[0] = folder
     install()
     if folder != HOME:
         _make_way(folder)
