@@ -163,6 +163,11 @@ def difference(path, expected):
             other.append(f"{source} is {types[source].name} there, {dtype.name} here")
     if not missing and not other:
         return None
+    if missing == ["global_step"] and not other:
+        return (
+            "holds no global step, so it cannot be told where to go on; choose another --train_dir, or --restart, which "
+            "moves it aside and begins anew"
+        )
     lacks = [f"{name} is not there" for name in missing]
     return f"of another network: {_some(other + lacks)}; {_remedy(shapes, missing, other)}"
 
@@ -231,9 +236,9 @@ def _substitutes(sources):
     """Returns what is said of {name: name in the checkpoint}, as of _sources."""
     averages = sum(name.endswith(AVERAGE) and source != name for name, source in sources.items())
     of_losses = sum(source is None for source in sources.values())
-    said = [f"{averages} moving averages are not there; they are the variables themselves"] if averages else []
+    said = [f"moving averages that are not there: {averages}, for which the variables are taken"] if averages else []
     if of_losses:
-        said.append(f"{of_losses} averages of losses are not there; they begin at 0")
+        said.append(f"averages of losses that are not there: {of_losses}, which begin at 0")
     return said
 
 

@@ -117,7 +117,7 @@ class Run:
                 self._refuse_other_runs(description)
                 checkpoints.settle(train_dir, self.checkpoint)
                 if self.checkpoint:
-                    self.start_step = self.step = self._step_of_checkpoint()
+                    self.start_step = self.step = checkpoints.global_step(self.checkpoint) or 0
                 self._say_changes(description)
                 self.record("start", step=self.start_step, **history.program(), **description)
             except OSError as error:
@@ -141,15 +141,6 @@ class Run:
 
         os.makedirs(self.train_dir, exist_ok=True)
         stack.enter_context(locks.held(os.path.join(self.train_dir, LOCK), busy))
-
-    def _step_of_checkpoint(self):
-        step = checkpoints.global_step(self.checkpoint)
-        if step is None:
-            raise RunError(
-                f"{self.checkpoint}: holds no global step, so it cannot be told where to go on; choose another "
-                "--train_dir, or --restart, which moves it aside and begins anew"
-            )
-        return step
 
     def _refuse_other_runs(self, description):
         if self.checkpoint is None and checkpoints.paths(self.train_dir):

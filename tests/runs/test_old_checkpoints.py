@@ -125,7 +125,7 @@ def test_an_old_checkpoint_is_evaluated(kind, run, images, synthetic_dir, tmp_pa
     expected = logits_of(values, images[0]).argmax(axis=1) == images[1]
     (result,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", num_examples=NUM_IMAGES)
     assert (result.step, result.correct) == (STEP, expected.sum())
-    said = f"{path}: 10 moving averages are not there; they are the variables themselves\n"
+    said = f"{path}: moving averages that are not there: 10, for which the variables are taken\n"
     assert (said in capsys.readouterr().out) == (not any(map(is_average, values)))
 
 
@@ -175,7 +175,7 @@ def test_an_old_checkpoint_is_continued(kind, run, synthetic_dir, tmp_path, caps
         np.testing.assert_allclose(ratio, raw, rtol=2e-2 if kind == "half precision" else 1e-4, err_msg=loss)
     assert path.exists() or (path.parent / f"{path.name}.index").exists()  # nothing is taken from the user
     without_losses = kind in ("no averages of losses", "nothing but variables and step")
-    assert ("4 averages of losses are not there; they begin at 0" in out) == without_losses
+    assert ("averages of losses that are not there: 4, which begin at 0" in out) == without_losses
     assert ("step 2, loss" in out) and ("step 0, loss" not in out)
 
 
