@@ -165,8 +165,8 @@ def difference(path, expected):
         return None
     if missing == ["global_step"] and not other:
         return (
-            "holds no global step, so it cannot be told where to go on; choose another --train_dir, or --restart, which "
-            "moves it aside and begins anew"
+            "holds no global step, so it cannot be told where to go on; choose another --train_dir, or --restart, "
+            "which moves it aside and begins anew"
         )
     lacks = [f"{name} is not there" for name in missing]
     return f"of another network: {_some(other + lacks)}; {_remedy(shapes, missing, other)}"
