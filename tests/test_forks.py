@@ -136,6 +136,7 @@ def test_a_network_that_is_used_again_trains_in_a_monitored_session(graph, tmp_p
 # --- the surface ---
 
 
+@pytest.mark.slow
 def test_the_inputs_take_the_batches_folder_by_position_and_by_name(full_size_dir):
     """Evaluation is in file order, so the labels are the files' own: 0, 1, 2, … in turn."""
     folder = os.path.join(full_size_dir, datasets.CIFAR10.folder)
@@ -230,6 +231,7 @@ def test_labels_are_checked_against_the_classes_that_a_fork_sets(graph, data_fla
     assert cifar10.inference(images_and_labels()[0]).shape == [8, 7]
 
 
+@pytest.mark.slow
 def test_inputs_of_one_graph_differ_and_are_the_same_in_another_graph(data_flags):
     def batches(seed):
         with tf.Graph().as_default():

@@ -129,6 +129,7 @@ def test_an_old_checkpoint_is_evaluated(kind, run, images, synthetic_dir, tmp_pa
     assert (said in capsys.readouterr().out) == (not any(map(is_average, values)))
 
 
+@pytest.mark.slow
 @each_kind
 def test_an_old_checkpoint_is_predicted_from(kind, run, images, tmp_path):
     path, values = write_old(kind, run, tmp_path)
@@ -179,6 +180,7 @@ def test_an_old_checkpoint_is_continued(kind, run, synthetic_dir, tmp_path, caps
     assert ("step 2, loss" in out) and ("step 0, loss" not in out)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_names_count_where_there_is_none_of_ours(run, tmp_path):
     values = read(run / f"model.ckpt-{STEP}")
     write(tmp_path / "best", {**values, "global_step": np.int64(9)})
@@ -189,6 +191,7 @@ def test_checkpoints_of_other_names_count_where_there_is_none_of_ours(run, tmp_p
     assert checkpoints.paths(str(tmp_path)) == [str(tmp_path / "model.ckpt-1")]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_step_is_evaluated_but_not_continued(run, synthetic_dir, tmp_path):
     write(tmp_path / "model.ckpt", without(read(run / f"model.ckpt-{STEP}"), lambda name: name == "global_step"))
     assert checkpoints.step(str(tmp_path / "model.ckpt")) == 0

@@ -125,7 +125,7 @@ import tensorflow, cifar10
 for script, arguments in json.loads(sys.argv[1]):
     print(f"--- {' '.join(arguments)}", file=sys.stderr, flush=True)
     if not os.fork():
-        sys.argv = [script, *arguments]
+        sys.argv, sys.path[0] = [script, *arguments], os.path.dirname(script)
         runpy.run_path(script, run_name="__main__")
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.wait()[1]))
