@@ -7,6 +7,7 @@ A module of such a name beside the script goes before them. In a folder with a c
 that for this package: start the script from another folder, or with python -P -m cifar10.v1.
 """
 
+import builtins
 import functools
 import importlib.abc
 import importlib.machinery
@@ -241,6 +242,7 @@ class _Alias(importlib.abc.Loader):
 def install():
     """Lets this process's `import tensorflow` mean TensorFlow 1, and `import cifar10_input` the tutorial's module."""
     tf.disable_v2_behavior()
+    builtins.xrange = range  # of Python 2, which forks that are Python 3 otherwise still call
     sys.modules.update(_parts())
     sys.meta_path.append(_Folder())
 

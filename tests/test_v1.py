@@ -191,7 +191,8 @@ parser.add_argument('--max_steps', type=int, default=5)
 
 
 def main(argv=None):
-    images, labels = cifar10.distorted_inputs()
+    for _ in xrange(1):
+        images, labels = cifar10.distorted_inputs()
     print(FLAGS.max_steps, FLAGS.batch_size, cifar10.FLAGS.batch_size, images.shape, tf.executing_eagerly())
 
 
