@@ -8,18 +8,21 @@ batch. The tutorial's own mechanism, a shuffling queue, is in the `queue_` funct
 
 import contextlib
 import functools
+import random
 import typing
+import zlib
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10.data import crops, datasets, order
-from cifar10.data.datasets import (  # noqa: F401 (part of the tutorial's module)
+from cifar10.data import crops, datasets, order, records
+from cifar10.data.datasets import (
     IMAGE_SIZE,
     NUM_CLASSES,
     NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
     NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
 )
+from cifar10.errors import GraphError
 from cifar10.network import summaries
 
 NUM_PREPROCESS_THREADS = 16
@@ -42,19 +45,49 @@ class Batch(typing.NamedTuple):
     wait_ms: tf.Tensor
 
 
-def distorted_inputs(examples, batch_size, seed=0, start_step=0, distortions=crops.Distortions()):  # noqa: B008 (frozen)
-    """Builds the endless training input; returns the images and labels of a `training_batch`."""
-    return training_batch(examples, batch_size, seed, start_step, distortions)[:2]
+def distorted_inputs(data_dir, batch_size, seed=None, start_step=0, distortions=None):
+    """Builds the endless training input: a `training_batch`, without the time that a step waits for it.
+
+    Args:
+      data_dir: the folder of the record files, as the tutorial calls it, or their records.Examples.
+      batch_size: images a batch.
+      seed: int, or None: another one for each input, which follows tf.set_random_seed where that was called.
+      start_step, distortions: as of training_batch.
+
+    Returns:
+      images: float32 [batch_size, image_size, image_size, 3], standardized.
+      labels: int32 [batch_size].
+    """
+    require_graph("cifar10_input.distorted_inputs")
+    examples = _examples(data_dir, "train")
+    return training_batch(examples, batch_size, _another_seed() if seed is None else seed, start_step, distortions)[:2]
 
 
-def training_batch(
-    examples,
-    batch_size,
-    seed=0,
-    start_step=0,
-    distortions=crops.Distortions(),  # noqa: B008 (frozen)
-    part=None,
-):
+def require_graph(name):
+    """Raises a GraphError, in which the function `name` is called, if ops would be computed instead of built."""
+    if tf.executing_eagerly():
+        raise GraphError(
+            f"{name}: builds a graph, but TensorFlow computes at once here (eager mode); call it within "
+            "`with tf.Graph().as_default():`, or call tf.compat.v1.disable_v2_behavior() first"
+        )
+
+
+def _examples(data_dir, split):
+    """Returns the records.Examples of the files in a folder, or those that are given in its place."""
+    if isinstance(data_dir, records.Examples):
+        return data_dir
+    return records.load(datasets.like_cifar10(NUM_CLASSES, folder=""), data_dir, split)
+
+
+def _another_seed():
+    """Returns an int: by chance, or made as the library makes one an op, of the graph's seed and the ops before it."""
+    graph_seed, op_seed = tf.get_seed(None)
+    if graph_seed is None:
+        return random.SystemRandom().getrandbits(32)
+    return zlib.crc32(f"{graph_seed} {op_seed}".encode())
+
+
+def training_batch(examples, batch_size, seed=0, start_step=0, distortions=None, part=None):
     """Builds the endless training input: distorted images in a pseudo-random order, each once an epoch.
 
     It is a one-shot iterator: no initializer, no queue runner.
@@ -64,13 +97,15 @@ def training_batch(
       batch_size: images a batch, of all towers or workers together.
       seed: int; two inputs with one seed give the same batches.
       start_step: the step whose batch comes first.
-      distortions: crops.Distortions.
+      distortions: crops.Distortions; None: the tutorial's, to IMAGE_SIZE.
       part: (start, size): which images of each batch to give, as one of several workers needs them; None: all.
 
     Returns:
       The Batch, of `size` images.
     """
     start, size = part or (0, batch_size)
+    distortions = crops.Distortions(IMAGE_SIZE) if distortions is None else distortions
+    crops.check_size(distortions.image_size)
 
     def batch(step):
         numbers = _numbers(step, batch_size)[start : start + size]
@@ -90,18 +125,23 @@ def training_batch(
     return Batch(images, labels, wait_ms)
 
 
-def inputs(examples, batch_size, image_size=IMAGE_SIZE):
+def inputs(eval_data, data_dir, batch_size, image_size=None):
     """Builds the tutorial's evaluation input: the central crop of each image, in file order, over and over.
 
     Args:
-      examples: records.Examples.
+      eval_data: bool: the test images rather than the training images.
+      data_dir: the folder of the record files, as the tutorial calls it, or records.Examples, whatever eval_data says.
       batch_size: images a batch.
-      image_size: height and width of the crop, in pixels.
+      image_size: height and width of the crop, in pixels; None: IMAGE_SIZE.
 
     Returns:
       images: float32 [batch_size, image_size, image_size, 3], standardized.
       labels: int32 [batch_size].
     """
+    require_graph("cifar10_input.inputs")
+    examples = _examples(data_dir, "test" if eval_data else "train")
+    image_size = IMAGE_SIZE if image_size is None else image_size
+    crops.check_size(image_size)
 
     def batch(step):
         images, labels = _gather(examples, lambda n: n % examples.count, _numbers(step, batch_size), batch_size)
@@ -113,7 +153,7 @@ def inputs(examples, batch_size, image_size=IMAGE_SIZE):
     return images, labels
 
 
-def passes(examples, batch_size, num_examples, num_views=1):
+def passes(examples, batch_size, num_examples, num_views=1, image_size=IMAGE_SIZE):
     """Builds the input of evaluations: passes over the first num_examples images, each exactly once a pass.
 
     Args:
@@ -121,9 +161,10 @@ def passes(examples, batch_size, num_examples, num_views=1):
       batch_size: images a batch.
       num_examples: images a pass, of which num_batches make one.
       num_views: of each image: 1, the central crop; or 10, see crops.views.
+      image_size: height and width of a crop or view, in pixels.
 
     Returns:
-      images: float32 [num_views * batch_size, IMAGE_SIZE, IMAGE_SIZE, 3], standardized; view after view.
+      images: float32 [num_views * batch_size, image_size, image_size, 3], standardized; view after view.
       labels: int32 [batch_size]; PADDING for what the last batch of a pass has too many of.
       numbers: int64 [batch_size], the images' numbers in file order; num_examples or more for those.
     """
@@ -132,7 +173,8 @@ def passes(examples, batch_size, num_examples, num_views=1):
         numbers = _numbers(step, batch_size)
         images, labels = _gather(examples, lambda n: n % examples.count, numbers, batch_size)
         labels = tf.where_v2(numbers < num_examples, labels, PADDING)
-        return (crops.views(images) if num_views == 10 else crops.central_crop(images)), labels, numbers
+        see = crops.views if num_views == 10 else crops.central_crop
+        return see(images, image_size), labels, numbers
 
     with _on_cpu():
         steps = tf.data.Dataset.range(num_batches(num_examples, batch_size)).repeat()
@@ -264,17 +306,35 @@ def queue_training_batch(
             "This will take a few minutes.",
             flush=True,
         )
-        shuffle_batch = functools.partial(
-            tf.train.shuffle_batch,
-            [image, read_input.label],
-            batch_size=batch_size,
-            num_threads=NUM_PREPROCESS_THREADS,
-            capacity=min_queue_examples + 3 * batch_size,
-            min_after_dequeue=min_queue_examples,
+        get_batch = functools.partial(
+            _generate_image_and_label_batch, image, read_input.label, min_queue_examples, batch_size, shuffle=True
         )
-        images, labels, wait_ms = _timed(shuffle_batch)
-        summaries.image("images", images)
-    return Batch(images, tf.reshape(labels, [batch_size]), wait_ms)
+        return Batch(*_timed(get_batch))
+
+
+def _generate_image_and_label_batch(image, label, min_queue_examples, batch_size, shuffle=True):
+    """Builds batches of single images, which 16 threads bring to a queue.
+
+    Args:
+      image: float32 [height, width, 3].
+      label: int32 [1].
+      min_queue_examples: images that stay in the queue, to be shuffled, and fill it before the first batch.
+      batch_size: images a batch.
+      shuffle: whether to shuffle them.
+
+    Returns:
+      images: float32 [batch_size, height, width, 3].
+      labels: int32 [batch_size].
+    """
+    build = functools.partial(tf.train.shuffle_batch, min_after_dequeue=min_queue_examples)
+    images, labels = (build if shuffle else tf.train.batch)(
+        [image, label],
+        batch_size=batch_size,
+        num_threads=NUM_PREPROCESS_THREADS,
+        capacity=min_queue_examples + 3 * batch_size,
+    )
+    summaries.image("images", images)
+    return images, tf.reshape(labels, [batch_size])
 
 
 def queue_inputs(
@@ -296,11 +356,6 @@ def queue_inputs(
         image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)
         image = tf.image.per_image_standardization(image)
         image.set_shape([image_size, image_size, 3])
-        images, labels = tf.train.batch(
-            [image, read_input.label],
-            batch_size=batch_size,
-            num_threads=NUM_PREPROCESS_THREADS,
-            capacity=int(num_examples * min_fraction) + 3 * batch_size,
+        return _generate_image_and_label_batch(
+            image, read_input.label, int(num_examples * min_fraction), batch_size, shuffle=False
         )
-        summaries.image("images", images)
-    return images, tf.reshape(labels, [batch_size])

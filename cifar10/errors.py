@@ -1,5 +1,7 @@
 """Errors that are the user's to mend: the message is one line that names the thing, what was found and the remedy."""
 
+import re
+
 
 class UserError(Exception):
     """Anything that ends a script with one line and exit code 1."""
@@ -7,6 +9,10 @@ class UserError(Exception):
 
 class DataError(UserError, ValueError):
     """A data set that is missing, incomplete or damaged."""
+
+
+class GraphError(UserError, ValueError, RuntimeError):
+    """A graph that cannot be built in this way."""
 
 
 class RunError(UserError):
@@ -19,6 +25,20 @@ class ClusterError(UserError):
 
 class Lost(Exception):
     """Other processes that a step needs are gone, or hang. The step has changed nothing, and the run is saved."""
+
+
+def refuse_scheme(name, path):
+    """Raises a UserError if a path has a scheme, as gs:// and file:// are: files here are this machine's.
+
+    Args:
+      name: what the error calls it.
+      path: the path; anything that is no string passes.
+    """
+    if isinstance(path, str) and (scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path)):
+        raise UserError(
+            f"{name}: paths with a scheme such as {scheme[0]} are not served; mount the storage, or copy from it "
+            "and to it, and give a path of this machine"
+        )
 
 
 def reason(error):

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from cifar10 import cifar10_input
+from cifar10.data import datasets
 from cifar10.errors import RunError, reason
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes, summaries
@@ -46,6 +47,7 @@ class Evaluator:
         use_moving_averages=True,
         class_names=None,
         num_views=1,
+        image_size=datasets.IMAGE_SIZE,
     ):
         """Builds the graph.
 
@@ -57,6 +59,7 @@ class Evaluator:
           use_moving_averages: whether to restore the moving averages in place of the variables.
           class_names: None, or one name a class, with which TensorBoard shows what is mistaken for what.
           num_views: of each image, of whose probabilities the mean counts: see cifar10_input.passes.
+          image_size: height and width of the crop that the network sees, in pixels.
 
         Raises:
           RunError: num_examples is more than there are.
@@ -76,7 +79,7 @@ class Evaluator:
         devices.set_process_threads(config)
         self.graph = tf.Graph()
         with self.graph.as_default():
-            images, labels, numbers = cifar10_input.passes(examples, batch_size, num_examples, num_views)
+            images, labels, numbers = cifar10_input.passes(examples, batch_size, num_examples, num_views, image_size)
             logits = network(images)
             with tf.name_scope("precision"):
                 if num_views > 1:
@@ -106,8 +109,9 @@ class Evaluator:
         try:
             difference = checkpoints.difference(path, self._to_restore)
             if not difference:
-                with self.graph.as_default():  # or Saver takes it for eager execution
-                    self._saver.restore(self._session, path)
+                # In the graph, or Saver takes it for eager execution.
+                with checkpoints.fitted(path, self._to_restore) as fitting, self.graph.as_default():
+                    self._saver.restore(self._session, fitting)
         except checkpoints.UNREADABLE as error:
             raise RunError(f"{path}: cannot be evaluated ({reason(error)})") from None
         if difference:
@@ -227,7 +231,7 @@ def _written(directory):
     written = {}
     for path in checkpoints.paths(directory):
         with contextlib.suppress(OSError):  # deleted meanwhile
-            written[path] = os.stat(f"{path}.index").st_mtime_ns
+            written[path] = os.stat(checkpoints.file(path)).st_mtime_ns
     return written
 
 

@@ -3,6 +3,7 @@
 Flags stop here, at the package's own functions and at the scripts; everything below takes values.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from absl import app, flags
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.data import datasets
 from cifar10.data.pictures import SIZES
-from cifar10.errors import UserError
+from cifar10.errors import UserError, refuse_scheme
 from cifar10.machine import signals
 from cifar10.network import model, recipes
 from cifar10.network.layers import CONV_KINDS, LRN_KINDS
@@ -54,6 +55,36 @@ class PackageFlags:
 FLAGS = PackageFlags()
 
 
+def undefine():
+    """Takes back the flags that importing the package defines, for a program that defines its own of these names."""
+    for name in PackageFlags.NAMES:
+        delattr(flags.FLAGS, name)
+
+
+class _SetsFlag(argparse.Action):
+    """Sets the flag of the option's name, too."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, value)
+        setattr(flags.FLAGS, self.dest, value)
+
+
+def _argument_parser():
+    """Returns the package's flags as an argparse.ArgumentParser, as the tutorial had them in late 2017.
+
+    Forks add options of their own to it. What it parses are the values of the flags, too.
+    """
+    parser = argparse.ArgumentParser()
+    for name, kind in (("batch_size", int), ("data_dir", str), ("use_fp16", flags.BooleanParser().parse)):
+        flag = flags.FLAGS[name]
+        value = {"nargs": "?", "const": True} if flag.boolean else {}
+        parser.add_argument(f"--{name}", type=kind, default=flag.default, help=flag.help, action=_SetsFlag, **value)
+    return parser
+
+
+parser = _argument_parser()
+
+
 def define_data_flags():
     """Defines the flags that say which images to use."""
     flags.DEFINE_enum(
@@ -85,6 +116,13 @@ def define_training_flags():
         "tutorial",
         list(model.NETWORKS),
         "Network to train: the tutorial's, or cuda-convnet's of 11 % error, whose top layers are locally connected.",
+    )
+    flags.DEFINE_integer(
+        "image_size",
+        datasets.IMAGE_SIZE,
+        "Height and width, in pixels, of the crop of an image that the network sees; 32 is the whole image.",
+        lower_bound=8,
+        upper_bound=datasets.HEIGHT,
     )
     flags.DEFINE_enum(
         "lrn",
@@ -239,6 +277,11 @@ def main(run, positionals=None):
         elif len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: write flags as --name=value")
         try:
+            for name, value in values.items():
+                if name != "data_url":  # no other flag is an address
+                    refuse_scheme(f"--{name}={value}", value)
+            for name in values.get(positionals, ()):
+                refuse_scheme(name, name)
             with signals.raised():
                 run(**values)
         except UserError as error:

@@ -50,7 +50,7 @@ def find_checkpoint(checkpoint, checkpoint_dir):
     """
     if checkpoint and not os.path.isdir(checkpoint):
         path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", checkpoint)
-        if not os.path.exists(f"{path}.index"):
+        if not os.path.isfile(checkpoints.file(path)):
             raise RunError(f"No checkpoint file {path}.index; give --checkpoint as …/{checkpoints.NAME}-<step>")
         return path
     directory = checkpoint or checkpoint_dir
@@ -66,8 +66,8 @@ class TrainedNetwork:
     """The network of one checkpoint, and how to use it.
 
     Attributes:
-      checkpoint: path, `…/model.ckpt-<step>`; the record of the run beside it says which network it is of, the
-        tutorial's if there is none.
+      checkpoint: path, `…/model.ckpt-<step>`; the record of the run beside it says which network it is of, and of
+        which size are the crops that it sees; the tutorial's if there is none.
       class_names: what its logits stand for, in label order.
       crop: which part of an image it sees: see pictures.fit.
       use_fp16: whether to compute in half precision, in the type that evaluation takes, too.
@@ -95,9 +95,18 @@ class TrainedNetwork:
 
         Returns:
           float32 [batch, num_classes].
+
+        Raises:
+          RunError: the crop is of another size than those that the network was trained on.
         """
+        image_size = history.image_size(os.path.dirname(self.checkpoint))
+        if self.crop == "whole" and image_size != pictures.SIZES["whole"]:
+            raise RunError(
+                f"--crop=whole: resizes images to {pictures.SIZES['whole']} pixels a side, and the network was trained "
+                f"with --image_size={image_size}; use --crop=central"
+            )
         with tf.name_scope("crop"):
-            images = crops.central_crop(images)
+            images = crops.central_crop(images, image_size)
         name, dtype = history.model(os.path.dirname(self.checkpoint)), devices.compute_type(self.use_fp16)
         network = model.Network(name, len(self.class_names), dtype, conv=conv, microbatch_size=microbatch_size)
         return tf.nn.softmax(network(images))
@@ -115,7 +124,9 @@ class TrainedNetwork:
             raise RunError(f"{self.checkpoint}: {fault}; choose another --checkpoint")
         if difference := checkpoints.difference(self.checkpoint, variables):
             raise RunError(f"{self.checkpoint}: {difference}")
-        tf.train.Saver(variables).restore(session, self.checkpoint)
+        # What is said of an old one does not belong among the predictions.
+        with contextlib.redirect_stdout(sys.stderr), checkpoints.fitted(self.checkpoint, variables) as fitting:
+            tf.train.Saver(variables).restore(session, fitting)
 
 
 class Predictor:

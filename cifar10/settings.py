@@ -3,7 +3,7 @@
 import typing
 
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
-from cifar10.data import datasets
+from cifar10.data import datasets, records
 from cifar10.data.source import Source
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
@@ -13,7 +13,7 @@ from cifar10.runs.trainer import TrainingData
 
 def data_source(dataset, data_dir, data_url=None, data_sha256=None):
     """Returns the Source that the flags of flags.define_data_flags mean."""
-    return Source(datasets.named(dataset, data_dir), data_dir, data_url, data_sha256)
+    return Source(records.as_found(datasets.named(dataset, data_dir), data_dir), data_dir, data_url, data_sha256)
 
 
 class Training(typing.NamedTuple):
@@ -51,6 +51,7 @@ def training(values):
         seed,
         values.pop("input_pipeline", "dataset"),
         values.pop("min_fraction_of_examples_in_queue", MIN_FRACTION_OF_EXAMPLES_IN_QUEUE),
+        values.pop("image_size", datasets.IMAGE_SIZE),
     )
     return Training(network, data, recipes.RECIPES[values.pop("recipe")], RunOptions(**values))
 

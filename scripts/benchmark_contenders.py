@@ -111,7 +111,7 @@ def multiply(data, options, dtype):
 def our_input(data, options):
     examples = records.load(data, options["data_dir"], "train")
     distortions = recipes.TUTORIAL.distortions(data.flip)
-    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"], distortions=distortions))
+    batch = tf.group(*cifar10_input.distorted_inputs(examples, options["batch_size"], 0, distortions=distortions))
     session = tf.Session()
     return Contender(repeat(lambda: session.run(batch)))
 

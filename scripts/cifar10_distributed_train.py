@@ -21,7 +21,7 @@ from cifar10.cluster.collectives import KINDS
 # Flags in which all workers must agree: what else they were given cannot change what is computed.
 AGREED = (
     *("batch_size", "dataset", "num_held_out", "seed", "model", "lrn", "conv", "microbatch_size"),
-    *("use_fp16", "recipe", "max_steps", "all_reduce"),
+    *("use_fp16", "recipe", "max_steps", "all_reduce", "image_size"),
 )
 
 

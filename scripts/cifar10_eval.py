@@ -4,6 +4,8 @@
 It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the training, until that has ended.
 """
 
+import inspect
+
 from absl import flags as absl_flags
 
 from cifar10 import evaluation, flags, settings
@@ -40,11 +42,23 @@ def run(
         print(f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     network = settings.served_network(model or history.model(checkpoint_dir), source.dataset.num_classes, use_fp16)
     evaluator = evaluation.Evaluator(
-        examples, num_examples, batch_size, network, use_moving_averages, source.dataset.class_names, int(views)
+        examples,
+        num_examples,
+        batch_size,
+        network,
+        use_moving_averages,
+        source.dataset.class_names,
+        int(views),
+        history.image_size(checkpoint_dir),
     )
     if run_once:
         return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
     return evaluation.watch(evaluator, checkpoint_dir, eval_dir, eval_interval_secs)
+
+
+def evaluate():
+    """Evaluates as the flags say: the tutorial's function, for programs that import this file."""
+    return run(**{name: absl_flags.FLAGS[name].value for name in inspect.signature(run).parameters})
 
 
 def define_flags():

@@ -34,6 +34,7 @@ TRAIN_FLAGS = {
     "min_fraction_of_examples_in_queue": 0.4,
     "restart": False,
     "model": "tutorial",
+    "image_size": 24,
     "recipe": "tutorial",
     "num_held_out": 0,
     "lrn": "auto",

@@ -43,7 +43,7 @@ def test_draws_cover_the_tutorials_ranges_evenly(graph):
 def test_whitening_divides_by_at_least_one_over_the_root_of_the_size(graph):
     images = np.full([2, 32, 32, 3], 128, np.uint8)
     images[1, 16, 16, 0] = 129
-    out = take(cifar10_input.inputs(records.Examples(images, np.zeros(2, np.int32)), 2)[0], 1)[0]
+    out = take(cifar10_input.inputs(True, records.Examples(images, np.zeros(2, np.int32)), 2)[0], 1)[0]
     size = 24 * 24 * 3
     assert np.all(out[0] == 0.0)
     # One value of 1 among zeros: mean 1/n, deviation sqrt(1/n - 1/n^2) < 1/sqrt(n), so that the floor divides.
@@ -51,7 +51,7 @@ def test_whitening_divides_by_at_least_one_over_the_root_of_the_size(graph):
 
 
 def test_every_image_once_an_epoch_in_another_order_each(graph):
-    labels = cifar10_input.distorted_inputs(numbered(300), 30)[1]
+    labels = cifar10_input.distorted_inputs(numbered(300), 30, seed=0)[1]
     batches = np.stack(take(labels, 20))
     first, second = batches[:10].ravel(), batches[10:].ravel()
     assert sorted(first) == sorted(second) == list(range(300))
@@ -60,7 +60,7 @@ def test_every_image_once_an_epoch_in_another_order_each(graph):
 
 
 def test_a_batch_may_span_two_epochs(graph):
-    labels = cifar10_input.distorted_inputs(numbered(50), 40)[1]
+    labels = cifar10_input.distorted_inputs(numbered(50), 40, seed=0)[1]
     stream = np.concatenate(take(labels, 5))
     for epoch in range(4):
         assert sorted(stream[50 * epoch : 50 * (epoch + 1)]) == list(range(50))
@@ -87,7 +87,7 @@ def test_shuffling_mixes_better_than_chance_would_betray(graph):
 
 
 def test_facade_evaluation_batches_are_full_and_wrap_around(graph):
-    images, labels = cifar10_input.inputs(numbered(10), 4)
+    images, labels = cifar10_input.inputs(True, numbered(10), 4)
     assert images.shape == [4, 24, 24, 3]
     assert [list(batch) for batch in take(labels, 3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
 
@@ -104,7 +104,7 @@ def test_evaluation_takes_the_central_crop(graph):
     images = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 251
     examples = records.Examples(images.astype(np.uint8), np.zeros(1, np.int32))
     crop = images[0, 4:28, 4:28].astype(np.float64)
-    out = take(cifar10_input.inputs(examples, 1)[0], 1)[0]
+    out = take(cifar10_input.inputs(True, examples, 1)[0], 1)[0]
     np.testing.assert_allclose(out[0], (crop - crop.mean()) / crop.std(), atol=1e-4)
 
 

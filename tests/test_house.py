@@ -21,6 +21,7 @@ FLOORS = (
     "settings",
     "flags",
     "__init__",
+    "v1",
 )
 
 

@@ -205,6 +205,10 @@ def damage(checkpoint, directory, change):
         return tf.train.Saver(variables).save(session, f"{directory}/model.ckpt", global_step=5)
 
 
+def without_a_layer(tensors):
+    del tensors["conv2/biases/ExponentialMovingAverage"], tensors["conv2/biases"]
+
+
 def make_not_finite(tensors):
     tensors["local3/weights/ExponentialMovingAverage"][7, 7] = np.nan
 
@@ -226,7 +230,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(checkpoint, tmp_p
         "softmax_linear/weights/ExponentialMovingAverage is [192, 10] there, [192, 9] here; choose the --dataset of 10 "
         "classes that it was trained on"
     )
-    path = damage(checkpoint, tmp_path, lambda tensors: tensors.pop("conv2/biases/ExponentialMovingAverage"))
+    path = damage(checkpoint, tmp_path, without_a_layer)
     assert message(path).startswith("of another network: conv2/biases/ExponentialMovingAverage is not there; ")
     path = damage(checkpoint, tmp_path, make_not_finite)
     assert message(path) == (

@@ -113,6 +113,8 @@ def from_tf_config(text):
         raise ClusterError(
             'TF_CONFIG: must have "cluster": {"worker": ["host:port", …], …} and "task": {"type", "index"}'
         )
+    if "index" not in task and (others := sorted(task.keys() - {"type"})):
+        raise ClusterError(f'TF_CONFIG: "task" has {others[0]!r} and no "index", which says which of its job it is')
     job, index = task.get("type"), task.get("index", 0)
     if members.get("ps") or job == "ps":
         raise ClusterError(_NO_PS)

@@ -9,6 +9,7 @@ import tensorflow.compat.v1 as tf
 
 from cifar10.data import datasets
 from cifar10.data.datasets import IMAGE_SIZE
+from cifar10.errors import GraphError
 
 # The tutorial's distortions: brightness in grey levels of 255, contrast as a factor.
 MAX_BRIGHTNESS_DELTA = 63.0
@@ -31,6 +32,15 @@ class Distortions:
     flip: bool = True
     alternating_flip: bool = False
     jitter: bool = True
+
+
+def check_size(image_size):
+    """Raises a GraphError if there is no crop of that height and width, in pixels."""
+    if not 1 <= image_size <= min(datasets.HEIGHT, datasets.WIDTH):
+        raise GraphError(
+            f"IMAGE_SIZE = {image_size}: no crop of images of {datasets.HEIGHT}x{datasets.WIDTH} has that size; give "
+            f"one from 1 to {datasets.HEIGHT}"
+        )
 
 
 def central_crop(images, image_size=IMAGE_SIZE):

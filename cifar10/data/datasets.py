@@ -75,7 +75,7 @@ class Dataset:
     label_byte: int = 0
     flip: bool = True
     sha256: dict = dataclasses.field(default_factory=dict)
-    remedy: str = "delete it and run again to have it restored, or copy it anew"
+    remedy: str = "move it away and run again to have it restored, or copy it anew"
 
     @property
     def num_classes(self):
@@ -126,6 +126,13 @@ CIFAR10 = Dataset(
     },
     **_batches(50_000, 10_000),
 )
+
+
+def like_cifar10(num_classes, folder=CIFAR10.folder):
+    """Returns the Dataset of files in CIFAR-10's layout, of so many classes, in another folder below data_dir."""
+    names = CIFAR10.class_names if num_classes == CIFAR10.num_classes else tuple(map(str, range(num_classes)))
+    return dataclasses.replace(CIFAR10, folder=folder, class_names=names)
+
 
 NUM_CLASSES = CIFAR10.num_classes
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = CIFAR10.num_examples("train")
@@ -222,7 +229,7 @@ def _imported(data_dir):
     """Returns the Dataset of the images that were imported into data_dir."""
     folder = os.path.join(data_dir, IMAGES_FOLDER)
     path = os.path.join(folder, MANIFEST)
-    remedy = "remove its folder and import the images again"
+    remedy = "move its folder away and import the images again"
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)

@@ -18,7 +18,7 @@ import zlib
 
 from cifar10.data import svhn, synthetic
 from cifar10.data.datasets import CLASS_NAMES_FILE, SPLITS
-from cifar10.errors import DataError
+from cifar10.errors import DataError, refuse_scheme
 from cifar10.machine import locks
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
@@ -52,6 +52,7 @@ def ensure(dataset, data_dir, url=None, sha256=None):
     Raises:
       DataError: the files cannot be had, or not be put in place. One line that says why and what to do.
     """
+    refuse_scheme(data_dir, data_dir)
     folder = dataset.path(data_dir)
     if not _missing(dataset, folder):
         return

@@ -14,6 +14,8 @@ from cifar10.data import datasets, pictures
 from cifar10.data.pictures import EXTENSIONS
 from cifar10.errors import DataError
 
+# What folders are called that hold the pictures to train or to test with, in any case.
+SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 TEST_FRACTION = 0.2
 MAX_LINES = 10  # of each kind in a report
 PROGRESS_PICTURES = 10_000  # between two lines of progress
@@ -29,7 +31,7 @@ class Source:
 
 
 def of_folder(images_dir):
-    """Finds the pictures in a folder that has a sub-folder per class, or train and test with a sub-folder per class.
+    """Finds the pictures in a folder that has a sub-folder per class, or two of SPLIT_NAMES with one per class each.
 
     What lies deeper belongs to its class, too. Hidden files and folders are left out.
 
@@ -40,20 +42,11 @@ def of_folder(images_dir):
       The Sources: classes and files sorted by name.
 
     Raises:
-      DataError: there is no such folder, no class in it, or a class without pictures.
+      DataError: there is no such folder, no class in it, or a class without pictures; or it cannot be told whether
+        its folders are classes.
     """
-    parts = {None: images_dir}
-    if {"train", "test"} <= set(_folders(images_dir)):
-        parts = {split: os.path.join(images_dir, split) for split in datasets.SPLITS}
-        if not all(_folders(path) for path in parts.values()):  # they are classes with these names
-            parts = {None: images_dir}
-        elif others := sorted(set(_folders(images_dir)) - set(parts)):
-            raise DataError(
-                f"{images_dir}: holds {others[0]!r} beside 'train' and 'test', which have a folder per class; "
-                "move it away, or its pictures into these two"
-            )
     sources, ignored = [], []
-    for split, part in parts.items():
+    for split, part in _parts(images_dir).items():
         for class_name in _folders(part):
             files = _files(os.path.join(part, class_name))
             found = [path for path in files if path.lower().endswith(EXTENSIONS)]
@@ -70,6 +63,41 @@ def of_folder(images_dir):
         [f"{pictures.printable(path)}: ignored, not one of {' '.join(EXTENSIONS)}" for path in ignored], "ignored files"
     )
     return sources
+
+
+def _parts(images_dir):
+    """Returns {'train': folder, 'test': folder} where images_dir has two such folders, and else {None: images_dir}.
+
+    A folder of one of SPLIT_NAMES that holds no folder is a class of that name, as a train may be.
+
+    Raises:
+      DataError: it cannot be told.
+    """
+    folders = _folders(images_dir)
+    named = {split: [name for name in folders if name.lower() in SPLIT_NAMES[split]] for split in datasets.SPLITS}
+    with_folders = [name for names in named.values() for name in names if _folders(os.path.join(images_dir, name))]
+    if not with_folders:
+        return {None: images_dir}
+    pair = [names[0] for names in named.values() if names]
+    others = sorted(set(folders) - set(pair))
+    if len(pair) == 1:
+        beside = f"beside {others[0]!r}" if others else "and no folder to test with"
+        raise DataError(
+            f"{images_dir}: holds {pair[0]!r}, which has folders itself, {beside}, so it cannot be told whether it is "
+            f"a class; rename it if it is, or give --images_dir={os.path.join(images_dir, pair[0])} to use it alone"
+        )
+    if others:
+        raise DataError(
+            f"{images_dir}: holds {others[0]!r} beside {pair[0]!r} and {pair[1]!r}, which have a folder per class; "
+            "move it away, or its pictures into these two"
+        )
+    if len(with_folders) == 1:
+        without = next(name for name in pair if name not in with_folders)
+        raise DataError(
+            f"{images_dir}: {with_folders[0]!r} has a folder per class, and {without!r} has none; sort its pictures "
+            "into such folders, or move it away"
+        )
+    return {split: os.path.join(images_dir, name) for split, name in zip(datasets.SPLITS, pair, strict=True)}
 
 
 def of_table(path):

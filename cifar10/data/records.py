@@ -1,5 +1,6 @@
 """Record files on disk -> validated arrays of images and labels: no file is trusted (D10)."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -7,9 +8,10 @@ import os
 import numpy as np
 
 from cifar10.data.datasets import DEPTH, HEIGHT, WIDTH
-from cifar10.errors import DataError
+from cifar10.errors import DataError, refuse_scheme
 
 RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
+OWN_REMEDY = "it is not the published file: mend it, or choose another --data_dir"
 
 
 def paths(dataset, data_dir, split):
@@ -54,6 +56,8 @@ def load(dataset, data_dir, split):
       DataError: a file is missing, has another size than its number of records needs, holds a label out of range, or
         has another sha256 than the data set says although other files are as it says.
     """
+    refuse_scheme(data_dir, data_dir)
+    dataset = as_found(dataset, data_dir)
     count = dataset.num_examples(split)
     examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
     start = 0
@@ -69,11 +73,69 @@ def load(dataset, data_dir, split):
                 planes = records[:, dataset.label_bytes :].reshape(j - i, DEPTH, HEIGHT, WIDTH)
                 examples.images[i:j] = planes.transpose(0, 2, 3, 1)
                 examples.labels[i:j] = records[:, dataset.label_byte]
-        _check_labels(path, examples.labels[start:end], dataset)
         examples.sha256[name] = sha256.hexdigest()
+        if bad := _bad_labels(examples.labels[start:end], dataset):
+            raise DataError(f"{path}: {bad}; {_remedy(dataset, data_dir, examples.sha256)}")
         start = end
     _check_sha256(dataset, data_dir, examples.sha256)
     return examples
+
+
+def as_found(dataset, data_dir):
+    """Returns the Dataset with the numbers of records that its files on disk have, where they are the user's own.
+
+    They are that where none of them is the published one. A data set that is not downloaded is returned as it is.
+    """
+    if not dataset.archive:
+        return dataset
+    sizes = _sizes(dataset, data_dir)
+    if _of_published_size(dataset, sizes) == sizes.keys() or _is_published(dataset, data_dir):
+        return dataset
+
+    def counted(files):
+        counts = {name: max(1, size // dataset.record_bytes) for name, size in sizes.items()}
+        return tuple((name, counts.get(name, count)) for name, count in files)
+
+    return dataclasses.replace(
+        dataset,
+        train_files=counted(dataset.train_files),
+        test_files=counted(dataset.test_files),
+        sha256={},
+        remedy=OWN_REMEDY,
+    )
+
+
+def _sizes(dataset, data_dir):
+    """Returns {name: bytes} of the record files that are there."""
+    sizes = {}
+    for name, _ in dataset.train_files + dataset.test_files:
+        with contextlib.suppress(OSError):
+            sizes[name] = os.path.getsize(os.path.join(dataset.path(data_dir), name))
+    return sizes
+
+
+def _of_published_size(dataset, sizes):
+    """Returns the set of the names of those files, of {name: bytes}, that have as many records as the Dataset says."""
+    files = dataset.train_files + dataset.test_files
+    return {name for name, count in files if sizes.get(name) == count * dataset.record_bytes}
+
+
+def _is_published(dataset, data_dir, found=()):
+    """Returns whether a file on disk is a published one: by its sha256 or, where none is known, by its size.
+
+    Args:
+      found: {name: sha256 in hex} of the files that are known already.
+    """
+    found = dict(found)
+    if dataset.sha256:
+        return any(_sha256(dataset, data_dir, name, found) == dataset.sha256[name] for name in dataset.sha256)
+    return bool(_of_published_size(dataset, _sizes(dataset, data_dir)))
+
+
+def _remedy(dataset, data_dir, found):
+    """Returns what to do about a file that is not as it should be: what is the user's own cannot be restored."""
+    own = dataset.archive and not _is_published(dataset, data_dir, found)
+    return OWN_REMEDY if own else dataset.remedy
 
 
 def num_trained_on(dataset, num_held_out):
@@ -104,19 +166,20 @@ def _check_size(path, count, dataset):
         )
 
 
-def _check_labels(path, labels, dataset):
+def _bad_labels(labels, dataset):
+    """Returns which labels stand for no class, in words; "" if there are none."""
     bad = np.flatnonzero(labels >= dataset.num_classes)
-    if bad.size:
-        raise DataError(
-            f"{path}: record {bad[0]} has label {labels[bad[0]]}, expected 0 to {dataset.num_classes - 1} "
-            f"({bad.size} such records); {dataset.remedy}"
-        )
+    if not bad.size:
+        return ""
+    return (
+        f"record {bad[0]} has label {labels[bad[0]]}, expected 0 to {dataset.num_classes - 1} ({bad.size} such records)"
+    )
 
 
 def _check_sha256(dataset, data_dir, found):
     """Refuses a damaged file of a known set. A set without any known file is another one, the user's own."""
     other = [name for name, sha256 in found.items() if sha256 != dataset.sha256.get(name, sha256)]
-    if not other or not any(_sha256(dataset, data_dir, name, found) == dataset.sha256[name] for name in dataset.sha256):
+    if not other or not _is_published(dataset, data_dir, found):
         return
     path = os.path.join(dataset.path(data_dir), other[0])
     raise DataError(

@@ -1,13 +1,41 @@
 """Locks between processes that die with their holder, so that a killed one blocks nobody."""
 
 import contextlib
+import errno
 import os
 import socket
+import time
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
+try:
+    import msvcrt
+except ImportError:  # on Windows only
+    msvcrt = None
+
+BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what a lock of another process raises
+LOCKED_BYTE = 2**30  # of the file, on Windows, where others cannot read what is locked
+PAUSE_SECS = 0.1  # between two attempts at a lock that Windows does not wait for
+
+
+def _take(file):
+    """Takes the lock of an open file; returns False if another process has it, True also where there are no locks."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt:
+            file.seek(LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        return error.errno not in BUSY
+    return True
+
+
+def _wait(file):
+    while not _take(file):
+        time.sleep(PAUSE_SECS)
 
 
 @contextlib.contextmanager
@@ -21,15 +49,10 @@ def held(path, busy):
       busy: function (holder) that is called where another process holds it; if it returns, the lock is waited for.
     """
     with open(path, "a+") as file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                busy(file.read().strip() or "another process")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                pass
+        if not _take(file):
+            file.seek(0)
+            busy(file.read().strip() or "another process")
+            _wait(file)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

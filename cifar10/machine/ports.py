@@ -9,7 +9,6 @@ it, has the same effect.
 import contextlib
 import ctypes
 import errno
-import fcntl
 import ipaddress
 import os
 import shutil
@@ -20,6 +19,11 @@ import subprocess
 import sys
 
 from cifar10.errors import ClusterError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing that needs it is called
+    fcntl = None
 
 PRIVATE = ["unshare", "--user", "--map-root-user", "--net", "--"]  # what starts a program in a network of its own
 

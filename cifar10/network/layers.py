@@ -19,7 +19,7 @@ CONV_KINDS = ("auto", "winograd", "op")
 
 def biases(shape, value):
     """Returns the variable `biases` (float32 `shape`) of the current variable scope, initially `value`."""
-    return _variable("biases", shape, tf.constant_initializer(value))
+    return variable("biases", shape, tf.constant_initializer(value))
 
 
 def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
@@ -36,15 +36,21 @@ def weights(shape, stddev, weight_decay=None, seed=None, truncated=True):
     name = f"{tf.get_variable_scope().name}/weights"
     op_seed = None if seed is None else zlib.crc32(f"{name} {seed}".encode()) & 0x7FFFFFFF
     initializer = tf.truncated_normal_initializer if truncated else tf.random_normal_initializer
-    variable = _variable("weights", shape, initializer(stddev=stddev, seed=op_seed))
+    kernel = variable("weights", shape, initializer(stddev=stddev, seed=op_seed))
     if weight_decay is not None:
-        with tf.device(variable.device):  # which may be another machine's
-            weight_loss = tf.multiply(tf.nn.l2_loss(variable), weight_decay, name="weight_loss")
-        tf.add_to_collection("losses", weight_loss)
-    return variable
+        decay(kernel, weight_decay)
+    return kernel
 
 
-def _variable(name, shape, initializer):
+def decay(kernel, weight_decay):
+    """Adds weight_decay times tf.nn.l2_loss of the variable `kernel` to the graph's 'losses', as `weight_loss`."""
+    with tf.device(kernel.device):  # which may be another machine's
+        weight_loss = tf.multiply(tf.nn.l2_loss(kernel), weight_decay, name="weight_loss")
+    tf.add_to_collection("losses", weight_loss)
+
+
+def variable(name, shape, initializer):
+    """Returns the variable `name` (float32 `shape`) of the current variable scope."""
     # On the CPU, so that the towers of several GPUs share it. A resource variable, of float32 whatever is computed in
     # (D13).
     with tf.device("/cpu:0"):

@@ -10,8 +10,9 @@ TOWER_NAME = "tower"
 def loss(logits, labels, label_smoothing=0.0):
     """Builds the total loss: mean cross entropy plus the weight decay of the layers.
 
-    The cross entropy joins the collection 'losses', which holds the weight decay already; the total is the sum of the
-    collection's members within the current name scope, which in a tower are the tower's own.
+    The cross entropy joins the collection 'losses', which holds the weight decay already, and whatever a fork has added
+    to it; the total is the sum of the collection. In a tower it is the sum of the tower's own, those within its name
+    scope `tower_<i>`.
 
     Args:
       logits: float32 [batch, num_classes].
@@ -21,8 +22,7 @@ def loss(logits, labels, label_smoothing=0.0):
     Returns:
       float32 scalar in nats.
     """
-    graph = tf.get_default_graph()
-    scope = graph.get_name_scope()
+    tower = re.match(rf"{TOWER_NAME}_\d+/", f"{tf.get_default_graph().get_name_scope()}/")
     with tf.name_scope("loss"):
         if label_smoothing:
             num_classes = logits.shape.as_list()[1]
@@ -35,7 +35,7 @@ def loss(logits, labels, label_smoothing=0.0):
             )
         cross_entropy = tf.reduce_mean(cross_entropies)
     tf.add_to_collection("losses", tf.identity(cross_entropy, name="cross_entropy"))
-    return tf.add_n(tf.get_collection("losses", f"{scope}/" if scope else None), name="total_loss")
+    return tf.add_n(tf.get_collection("losses", tower and tower[0]), name="total_loss")
 
 
 def by_tag(total_loss, scope=None):

@@ -76,8 +76,7 @@ def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipe
                 summaries.filters(f"{variable.op.name.rpartition('/')[0]}/filters", value)
             if gradient is not None:
                 summaries.histogram(f"{variable.op.name}/gradients", gradient)
-        average_losses = [_average_loss(tag, value) for tag, value in tagged.items()]
-        with tf.control_dependencies([*average_losses, *values, learning_rate]):
+        with tf.control_dependencies([*average_losses(tagged), *values, learning_rate]):
             if recipe.momentum:
                 update = _accelerated(gradients, variables, global_step, learning_rate, recipe.momentum, finite)
             else:
@@ -162,6 +161,11 @@ def _average_variable(variable, decay):
         )
         # The kernel of gradient descent subtracts a multiple in one pass over memory, assign_sub in two.
         return tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=1.0 - decay, delta=average - variable)
+
+
+def average_losses(tagged):
+    """Builds the moving averages of losses, {tag: scalar tensor}, and their charts; returns the averages, updated."""
+    return [_average_loss(tag, value) for tag, value in tagged.items()]
 
 
 def _average_loss(tag, value):

@@ -2,7 +2,8 @@
 
 tf.summary prefixes every tag with the current name scope and makes it unique, which turns `conv1/activations` into
 `conv1/conv1/activations` and `cross_entropy (raw)` into `cross_entropy__raw_`. The raw ops used here take the tag as
-data, so a tag is what the caller wrote, whichever tower or scope it is called in. Summary kernels exist for CPUs only.
+data, so a tag is what the caller wrote, whichever tower or scope it is called in. A tag that the graph has already, as
+where a network is built twice, gets a suffix: two of a name cannot be merged. Summary kernels exist for CPUs only.
 """
 
 import math
@@ -15,22 +16,38 @@ import tensorflow.compat.v1 as tf
 MAX_HISTOGRAM_VALUES = 2**18
 MAX_HISTOGRAM_IMAGES = 16
 
+_TAGS = "tag: "  # no node's name has a space in it
 
-def _summary(op, label, **inputs):
-    name = re.sub(r"[^A-Za-z0-9_.\-]", "_", label.rpartition("/")[2])  # of the graph node only
+
+def _summary(op, tag, tag_argument="tag", **inputs):
+    name = re.sub(r"[^A-Za-z0-9_.\-]", "_", tag.rpartition("/")[2])  # of the graph node only
     with tf.device("/cpu:0"):
-        summary = op(name=name, **inputs)
+        summary = op(name=name, **{tag_argument: _unused(tag)}, **inputs)
     tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
     return summary
 
 
+def _unused(tag):
+    """Returns the tag, or in a graph that has it already the tag with a suffix, `_1` and so on.
+
+    The graph itself remembers, as it does for its nodes' names; under names that no node has. The names of the first
+    level are kept from the nodes, too, because tf.summary makes tags of those.
+    """
+    graph = tf.get_default_graph()
+    with tf.name_scope(None):
+        unused = graph.unique_name(f"{_TAGS}{tag}").removeprefix(_TAGS)
+        if "/" not in unused:
+            graph.unique_name(unused)
+    return unused
+
+
 def scalar(tag, value):
-    """Adds a scalar chart named exactly `tag` (value: a scalar tensor); returns the serialized summary, a string."""
-    return _summary(tf.raw_ops.ScalarSummary, tag, tags=tag, values=value)
+    """Adds a scalar chart named `tag` (value: a scalar tensor); returns the serialized summary, a string."""
+    return _summary(tf.raw_ops.ScalarSummary, tag, "tags", values=value)
 
 
 def histogram(tag, values):
-    """Adds a histogram named exactly `tag` (values: any shape); returns the serialized summary, a string.
+    """Adds a histogram named `tag` (values: any shape); returns the serialized summary, a string.
 
     Of more than MAX_HISTOGRAM_VALUES it takes an even sample: every k-th, k having no factor in common with the number
     of values, so that no row, column or channel is left out.
@@ -39,12 +56,12 @@ def histogram(tag, values):
     if size > MAX_HISTOGRAM_VALUES:
         stride = next(k for k in range(-(-size // MAX_HISTOGRAM_VALUES), size) if math.gcd(k, size) == 1)
         values = tf.reshape(values, [-1])[::stride]
-    return _summary(tf.raw_ops.HistogramSummary, tag, tag=tag, values=values)
+    return _summary(tf.raw_ops.HistogramSummary, tag, values=values)
 
 
 def image(tag, images, max_outputs=3):
     """Adds images named `tag`/image/0… (images: [batch, height, width, 1, 3 or 4]); returns it serialized."""
-    return _summary(tf.raw_ops.ImageSummary, tag, tag=tag, tensor=images, max_images=max_outputs)
+    return _summary(tf.raw_ops.ImageSummary, tag, tensor=images, max_images=max_outputs)
 
 
 def filters(tag, kernel):

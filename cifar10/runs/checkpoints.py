@@ -5,13 +5,17 @@ out of date, or name the folder that the run was in before it was moved.
 
 A checkpoint holds the tutorial's tensors and no others. What else a training needs to go on exactly, such as momentum,
 is saved with it in files of their own, its companion: see save and restore_state.
+
+Old checkpoints are read, too: of TensorFlow before 0.12, of other names, without averages: see paths and fitted.
 """
 
 import contextlib
+import errno
 import glob
 import os
 import re
 import shutil
+import tempfile
 import typing
 
 import numpy as np
@@ -25,21 +29,78 @@ STATE = "checkpoint"  # the file that names the newest one to readers
 SAVING = ".saving"  # folder below train_dir for the files of a checkpoint that is being written
 DAMAGED = "damaged-"  # goes before the name of a checkpoint that could not be read when a run was continued
 AVERAGE = "/ExponentialMovingAverage"
+LOSS_AVERAGE = "/avg"
+
+_OURS = re.compile(rf"{re.escape(NAME)}-(\d+)")
 
 # What TensorFlow raises for a checkpoint that is missing, truncated, flipped, or not a checkpoint at all.
 UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, OSError)
 
 
-def step(path):
-    """Returns the global step in a checkpoint's name, `model.ckpt-<step>`."""
-    return int(path.rpartition("-")[2])
-
-
 def paths(directory):
-    """Returns the checkpoints in a directory, oldest step first, whether they can be read or not."""
-    found = glob.glob(os.path.join(glob.escape(directory), f"{NAME}-*.index"))
-    found = [path.removesuffix(".index") for path in found]
-    return sorted((path for path in found if path.rpartition("-")[2].isdigit()), key=step)
+    """Returns the checkpoints in a directory, oldest step first, whether they can be read or not.
+
+    Ours are called NAME-<step>. Those of other names, as forks and the first tutorials give them, count where there is
+    none of ours.
+    """
+    try:
+        names = set(os.listdir(directory))
+    except OSError:
+        return []
+    found = {name.removesuffix(".index") for name in names if name.endswith(".index")}
+    for name in names:  # TensorFlow before 0.12 wrote one file, beside the one of the graph
+        if f"{name}.meta" in names or re.fullmatch(r".*ckpt(-\d+)?", name):
+            found |= {name} if os.path.isfile(os.path.join(directory, name)) else set()
+    found = {name for name in found if not name.startswith((COMPANION, DAMAGED))}
+    ours = {name for name in found if _OURS.fullmatch(name)}
+    return sorted((os.path.join(directory, name) for name in ours or found), key=lambda path: (step(path), path))
+
+
+def _saved(directory):
+    """Returns those checkpoints in a directory that `save` writes, oldest step first."""
+    return [path for path in paths(directory) if _OURS.fullmatch(os.path.basename(path)) and file(path) != path]
+
+
+def file(path):
+    """Returns the file by which a checkpoint is known: its index, or of TensorFlow before 0.12 the only one."""
+    index = f"{path}.index"
+    return index if os.path.exists(index) else path
+
+
+def step(path):
+    """Returns the global step of a checkpoint: of ours by its name, and else what it holds, or 0 if that is none."""
+    ours = _OURS.fullmatch(os.path.basename(path))
+    return int(ours[1]) if ours else global_step(path) or 0
+
+
+def global_step(path):
+    """Returns the global step that a checkpoint holds, or None where it holds none, or cannot be read."""
+    try:
+        reader = tf.train.load_checkpoint(path)
+        name = _name_of_step(reader.get_variable_to_shape_map())
+        return None if name is None else int(reader.get_tensor(name))
+    except UNREADABLE:
+        return None
+
+
+def _name_of_step(shapes):
+    """Returns the name of the global step in a checkpoint of these {name: shape}, or None.
+
+    The first tutorials made it a tf.Variable without a name.
+    """
+    return next((name for name in ("global_step", "Variable") if shapes.get(name) == []), None)
+
+
+def lost(directory):
+    """Returns the name of a checkpoint of which parts are there, but no index, or only its name in STATE; or None."""
+    for name in sorted(os.listdir(directory)):
+        part = re.fullmatch(r"(.+)\.(data-\d+-of-\d+|meta)", name)
+        if part and not name.startswith((COMPANION, DAMAGED)):
+            return part[1]
+    with contextlib.suppress(OSError), open(os.path.join(directory, STATE), encoding="utf-8", errors="replace") as file:
+        named = re.search(r'^model_checkpoint_path: "(.+)"', file.read(), re.MULTILINE)
+        return named and named[1]
+    return None
 
 
 def fault(path):
@@ -76,6 +137,8 @@ def newest_readable(directory):
 def difference(path, expected):
     """Returns how a checkpoint differs from what a graph restores, and what to do, as one line; None if it fits.
 
+    One that `fitted` makes fit does fit.
+
     Args:
       path: the checkpoint.
       expected: {name in the checkpoint: variable}.
@@ -86,19 +149,97 @@ def difference(path, expected):
     reader = tf.train.load_checkpoint(path)
     shapes = reader.get_variable_to_shape_map()
     types = reader.get_variable_to_dtype_map()
-    missing = sorted(expected.keys() - shapes.keys())
+    sources = _sources(shapes, expected)
+    missing = sorted(expected.keys() - sources.keys())
     other = []
-    for name in sorted(expected.keys() & shapes.keys()):
+    for name, source in sorted(sources.items()):
         variable = expected[name]
-        found, wanted = shapes[name], variable.shape.as_list()
-        if found != wanted:
-            other.append(f"{name} is {found} there, {wanted} here")
-        elif types[name] != variable.dtype.base_dtype:
-            other.append(f"{name} is {types[name].name} there, {variable.dtype.base_dtype.name} here")
+        wanted, dtype = variable.shape.as_list(), variable.dtype.base_dtype
+        if source is None:
+            continue
+        if shapes[source] != wanted:
+            other.append(f"{source} is {shapes[source]} there, {wanted} here")
+        elif not _converts(types[source], dtype, source):
+            other.append(f"{source} is {types[source].name} there, {dtype.name} here")
     if not missing and not other:
         return None
+    if missing == ["global_step"] and not other:
+        return (
+            "holds no global step, so it cannot be told where to go on; choose another --train_dir, or --restart, "
+            "which moves it aside and begins anew"
+        )
     lacks = [f"{name} is not there" for name in missing]
     return f"of another network: {_some(other + lacks)}; {_remedy(shapes, missing, other)}"
+
+
+def _sources(shapes, expected):
+    """Returns {name: name in the checkpoint} of what is expected, as far as it can be had.
+
+    A moving average that is not there begins at its variable, the average of a loss at 0, for which None stands.
+    """
+    sources = {name: name for name in expected.keys() & shapes.keys()}
+    for name in expected.keys() - shapes.keys():
+        if name == "global_step" and (step_there := _name_of_step(shapes)):
+            sources[name] = step_there
+        elif name.endswith(AVERAGE) and name.removesuffix(AVERAGE) in shapes:
+            sources[name] = name.removesuffix(AVERAGE)
+        elif name.endswith(LOSS_AVERAGE) and expected[name].shape == []:
+            sources[name] = None
+    return sources
+
+
+def _converts(there, here, source):
+    """Returns whether a value of the type `there` may be taken for a variable of the type `here`."""
+    if source in ("global_step", "Variable"):  # float32 in the tutorial's multi-GPU script, int32 in its first ones
+        return here.is_integer
+    return there == here or (there.is_floating and here.is_floating)
+
+
+@contextlib.contextmanager
+def fitted(path, expected):
+    """Gives the path of a checkpoint from which a tf.train.Saver restores all that is expected.
+
+    It is the checkpoint itself, or a copy of an old one in today's form, which lives as long as the context. A line
+    says what an old one does not have, and with what that begins.
+
+    Args as of difference, which must have found none.
+    """
+    reader = tf.train.load_checkpoint(path)
+    types = reader.get_variable_to_dtype_map()
+    sources = _sources(reader.get_variable_to_shape_map(), expected)
+    if said := _substitutes(sources):
+        print(f"{path}: {'; '.join(said)}", flush=True)
+    as_it_is = all(
+        source == name and types[name] == expected[name].dtype.base_dtype for name, source in sources.items()
+    )
+    if as_it_is and file(path) != path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, os.path.basename(path))
+        values = {
+            name: np.asarray(0 if source is None else reader.get_tensor(source)).astype(
+                expected[name].dtype.base_dtype.as_numpy_dtype
+            )
+            for name, source in sources.items()
+        }
+        with tf.Graph().as_default(), tf.Session() as session:
+            names = sorted(values)
+            tensors = [tf.constant(values[name]) for name in names]
+            session.run(
+                tf.raw_ops.SaveV2(prefix=copy, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+            )
+        yield copy
+
+
+def _substitutes(sources):
+    """Returns what is said of {name: name in the checkpoint}, as of _sources."""
+    averages = sum(name.endswith(AVERAGE) and source != name for name, source in sources.items())
+    of_losses = sum(source is None for source in sources.values())
+    said = [f"moving averages that are not there: {averages}, for which the variables are taken"] if averages else []
+    if of_losses:
+        said.append(f"averages of losses that are not there: {of_losses}, which begin at 0")
+    return said
 
 
 def _some(texts, count=3):
@@ -107,9 +248,6 @@ def _some(texts, count=3):
 
 
 def _remedy(shapes, missing, other):
-    averaged = [name.removesuffix(AVERAGE) for name in missing if name.endswith(AVERAGE)]
-    if averaged and len(averaged) == len(missing) and shapes.keys() >= set(averaged) and not other:
-        return "it was saved without moving averages: evaluate it with --nouse_moving_averages"
     if other and not missing and all(text.startswith("softmax_linear/") for text in other):
         return f"choose the --dataset of {shapes['softmax_linear/biases'][0]} classes that it was trained on"
     return "choose the directory of a run of this network"
@@ -161,6 +299,8 @@ def save(savers, session, directory, global_step, keep, still_valid=lambda: True
             savers.companion.save(session, companion, global_step, write_meta_graph=False, write_state=False)
         savers.checkpoint.save(session, os.path.join(saving, NAME), global_step, write_state=False)
         names = sorted(os.listdir(saving), key=lambda name: (name.startswith(NAME), name.endswith(".index")))
+        if not any(name.endswith(".index") for name in names):
+            raise OSError(errno.EIO, "nothing was written", saving)
         for name in names:
             _sync(os.path.join(saving, name))
         if not still_valid():
@@ -170,7 +310,7 @@ def save(savers, session, directory, global_step, keep, still_valid=lambda: True
         _sync(directory)
         # Only now that the new one is safe may the state file name it, and an older one go.
         path = os.path.join(directory, f"{NAME}-{global_step}")
-        earlier = [each for each in paths(directory) if each != path]
+        earlier = [each for each in _saved(directory) if each != path]
         too_many = max(0, len(earlier) + 1 - keep) if keep else 0
         _write_state(directory, [*earlier[too_many:], path])
     finally:
@@ -217,22 +357,22 @@ def settle(directory, start):
     shutil.rmtree(os.path.join(directory, SAVING), ignore_errors=True)
     with contextlib.suppress(OSError):
         os.remove(os.path.join(directory, f"{STATE}.tmp"))
-    for path in paths(directory):
+    for path in _saved(directory):
         if start is not None and step(path) > step(start):
-            for file in _files(path):
-                os.replace(file, os.path.join(directory, DAMAGED + os.path.basename(file)))
-    whole = {step(path) for path in paths(directory)}
+            for part in _files(path):
+                os.replace(part, os.path.join(directory, DAMAGED + os.path.basename(part)))
+    whole = {step(path) for path in _saved(directory)}
     for name in os.listdir(directory):
         match = re.fullmatch(rf"({NAME}|{COMPANION})-(\d+)(_temp|\.data-\d+-of-\d+.*|\.index|\.meta)", name)
         if not match or int(match[2]) in whole:
             continue
         if os.path.exists(os.path.join(directory, f"{match[1]}-{match[2]}")):  # of TensorFlow before 0.12: one file
             continue
-        file = os.path.join(directory, name)
-        if os.path.isdir(file):
-            shutil.rmtree(file, ignore_errors=True)
+        debris = os.path.join(directory, name)
+        if os.path.isdir(debris):
+            shutil.rmtree(debris, ignore_errors=True)
         else:
-            os.remove(file)
+            os.remove(debris)
 
 
 def _files(path):
@@ -248,12 +388,19 @@ def _remove(path):
 
 
 def _sync(path):
-    """Waits until a file, or the names in a folder, are on the disk and survive the loss of power."""
-    file = os.open(path, os.O_RDONLY)
+    """Waits until a file, or the names in a folder, are on the disk and survive the loss of power.
+
+    Windows syncs what is open for writing only, and opens no folders; nor does every file system sync these.
+    """
     try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not os.path.isdir(path) or error.errno in (errno.EIO, errno.ENOSPC):
+            raise
 
 
 def _write_state(directory, kept):

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from cifar10.data import datasets
 from cifar10.runs.journal import Journal
 
 RECORD = "runs.jsonl"  # one line a start and a stop
@@ -41,6 +42,11 @@ def is_final(train_dir, step):
 def model(train_dir):
     """Returns the name of the network that the run in train_dir trains; the tutorial's if there is no record."""
     return recorded(train_dir, "model") or "tutorial"
+
+
+def image_size(train_dir):
+    """Returns the height and width of the crops that the run in train_dir trains on; 24 if there is no record."""
+    return recorded(train_dir, "image_size") or datasets.IMAGE_SIZE
 
 
 def recorded(train_dir, name):

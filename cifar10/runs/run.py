@@ -13,7 +13,7 @@ import typing
 
 import tensorflow.compat.v1 as tf
 
-from cifar10.errors import Lost, RunError, reason
+from cifar10.errors import Lost, RunError, reason, refuse_scheme
 from cifar10.machine import locks, signals
 from cifar10.network import summaries
 from cifar10.runs import checkpoints, events, history, hooks, profiling
@@ -92,8 +92,8 @@ class Run:
         Args:
           train_dir: the folder, made if it is not there.
           restart: whether to move what is there aside and begin anew.
-          description: {name: value} of what is recorded of this start; `dataset` and `model` must be those of the
-            starts before it, and `num_held_out` no more than that.
+          description: {name: value} of what is recorded of this start; `dataset`, `model` and `image_size`
+            must be those of the starts before it, and `num_held_out` no more than that.
 
         Raises:
           RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
@@ -117,7 +117,7 @@ class Run:
                 self._refuse_other_runs(description)
                 checkpoints.settle(train_dir, self.checkpoint)
                 if self.checkpoint:
-                    self.start_step = self.step = checkpoints.step(self.checkpoint)
+                    self.start_step = self.step = checkpoints.global_step(self.checkpoint) or 0
                 self._say_changes(description)
                 self.record("start", step=self.start_step, **history.program(), **description)
             except OSError as error:
@@ -147,7 +147,12 @@ class Run:
             raise RunError(
                 f"{self.train_dir}: none of its checkpoints can be read; --restart moves them aside and begins anew"
             )
-        for flag in ("dataset", "model"):
+        if self.checkpoint is None and (lost := checkpoints.lost(self.train_dir)):
+            raise RunError(
+                f"{self.train_dir}: holds a part of the checkpoint {lost}, which cannot be read without the rest; put "
+                "its other files there, or --restart, which moves it aside and begins anew"
+            )
+        for flag in ("dataset", "model", "image_size"):
             before, now = history.recorded(self.train_dir, flag), description.get(flag)
             if self.checkpoint and before and now and before != now:
                 raise RunError(
@@ -210,9 +215,12 @@ class Run:
           signals.Interrupted: SIGTERM, SIGINT or SIGHUP came; the run was saved.
           Lost: one of step.lost came; the run was saved.
         """
-        self._refuse_other_networks()
         savers = checkpoints.savers()
-        with signals.deferred() as request, events.EventFile(self.train_dir) as event_file:
+        with (
+            self._restorable() as restorable,
+            signals.deferred() as request,
+            events.EventFile(self.train_dir) as event_file,
+        ):
             event_file.add_start(self.start_step)
             if opening is not None:
                 event_file.add_summary(opening, self.start_step)
@@ -222,7 +230,7 @@ class Run:
                 hooks.Scaffold(saver=savers.checkpoint),
                 step.target,
                 step.session_config(),
-                checkpoint_filename_with_path=self.checkpoint,
+                checkpoint_filename_with_path=restorable,
             ) as session:
                 run_step = self._run_first_step
                 try:
@@ -251,11 +259,17 @@ class Run:
             chosen.append(profiling.ProfileHook(self, event_file, steps))
         return chosen + step.hooks(save)
 
-    def _refuse_other_networks(self):
-        if self.checkpoint is not None:
-            expected = {variable.op.name: variable for variable in tf.global_variables()}
-            if difference := checkpoints.difference(self.checkpoint, expected):
-                raise RunError(f"{self.checkpoint}: {difference}")
+    @contextlib.contextmanager
+    def _restorable(self):
+        """Gives the path of what the graph's variables are restored from, which is None at the beginning of a run."""
+        if self.checkpoint is None:
+            yield None
+            return
+        expected = {variable.op.name: variable for variable in tf.global_variables()}
+        if difference := checkpoints.difference(self.checkpoint, expected):
+            raise RunError(f"{self.checkpoint}: {difference}")
+        with checkpoints.fitted(self.checkpoint, expected) as path:
+            yield path
 
     def _run_first_step(self, session, train_op, request):
         """Runs a step that may have to wait for its input: a signal cancels it, which loses nothing."""
@@ -296,9 +310,11 @@ def check(train_dir):
     """Looks whether train_dir can be trained in, and changes nothing.
 
     Raises:
+      UserError: it has a scheme.
       RunError: it cannot be written, is no folder, or a folder of somebody else's files (D3): a train_dir is empty, or
         has a run's files in it.
     """
+    refuse_scheme(train_dir, train_dir)
     existing = os.path.abspath(train_dir)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
@@ -308,7 +324,7 @@ def check(train_dir):
         raise RunError(f"{existing}: cannot be written; choose another --train_dir")
     if os.path.isdir(train_dir):
         names = sorted(os.listdir(train_dir))
-        if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names):
+        if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names) and not checkpoints.paths(train_dir):
             raise RunError(f"{train_dir}: holds {names[0]!r} and no training run; choose an empty or a new --train_dir")
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow.compat.v1 as tf
 
 from cifar10 import cifar10_input
-from cifar10.data import records
+from cifar10.data import datasets, records
 from cifar10.data.source import Source
 from cifar10.errors import RunError
 from cifar10.machine import devices
@@ -25,6 +25,7 @@ class TrainingData:
       seed: seed of the order of the images and of their distortions.
       pipeline: 'dataset'; or 'queue', the tutorial's own, which knows no seed.
       min_fraction_in_queue: see cifar10_input.queue_training_batch.
+      image_size: height and width of the crop that the network sees, in pixels.
     """
 
     source: Source
@@ -32,6 +33,7 @@ class TrainingData:
     seed: int = 0
     pipeline: str = "dataset"
     min_fraction_in_queue: float = cifar10_input.MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
+    image_size: int = datasets.IMAGE_SIZE
 
     @property
     def num_examples(self):
@@ -63,9 +65,10 @@ class TrainingData:
                 step.global_batch_size,
                 examples.count,
                 self.min_fraction_in_queue,
-                dataset=dataset,
+                self.image_size,
+                dataset,
             )
-        distortions = recipe.distortions(dataset.flip)
+        distortions = dataclasses.replace(recipe.distortions(dataset.flip), image_size=self.image_size)
         return cifar10_input.training_batch(
             examples, step.global_batch_size, self.seed, start_step, distortions, step.part
         )
@@ -142,6 +145,7 @@ def describe(step, data, recipe, options, examples):
         "dataset": data.source.dataset.name,
         "data": examples.sha256,
         "model": step.network.name,
+        "image_size": data.image_size,
         "recipe": recipe.name,
         "learning_rate": str(recipe.learning_rate),
         "batch_size": step.global_batch_size,

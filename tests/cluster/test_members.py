@@ -69,6 +69,8 @@ def test_an_evaluator_need_not_be_in_the_cluster_and_master_is_an_old_name_of_ch
             "their gradients; leave ps out, and start its machine as one more worker",
         ),
         (of_task("ps", 0), "TF_CONFIG: has a parameter server (ps)"),
+        (json.dumps({**TFJOB, "task": {"task": 0}}), 'TF_CONFIG: "task" has \'task\' and no "index", which says which'),
+        (json.dumps({**TFJOB, "task": {"type": "worker", "task": 1}}), "TF_CONFIG: \"task\" has 'task' and no"),
     ],
 )
 def test_a_wrong_tf_config_gets_one_clear_line(text, message):

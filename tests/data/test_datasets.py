@@ -291,7 +291,7 @@ def fraction_mirrored(images):
 @pytest.mark.parametrize(("flip", "low", "high"), [(True, 0.4, 0.6), (False, 0.0, 0.0)])
 def test_flips_can_be_switched_off(graph, flip, low, high):
     examples = records.Examples(lopsided(200), np.zeros(200, np.int32))
-    images, _ = cifar10_input.distorted_inputs(examples, 200, distortions=crops.Distortions(flip=flip))
+    images, _ = cifar10_input.distorted_inputs(examples, 200, 0, distortions=crops.Distortions(flip=flip))
     fractions = take(fraction_mirrored(images), 3)
     assert low <= min(fractions) <= max(fractions) <= high
 

@@ -106,6 +106,26 @@ def test_folders_train_and_test_are_the_split(pictures, data_dir):
         }
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("train", name) for name in ("test", "validation", "val", "valid")),
+        *(("Train", "Test"), ("training", "testing"), ("TRAIN", "Val")),
+    ],
+    ids="-".join,
+)
+def test_other_names_of_the_two_folders_are_the_split_not_two_classes(pictures, data_dir, names):
+    train_split = write_classes(pictures / names[0], {"cat": 3, "dog": 1})
+    test_split = write_classes(pictures / names[1], {"cat": 1, "dog": 2}, first_seed=100)
+    run(data_dir, pictures)
+    assert datasets.named("images", data_dir).class_names == ("cat", "dog")
+    for split, written in (("train", train_split), ("test", test_split)):
+        loaded = load(data_dir, split)
+        assert {name: sorted(pixels) for name, pixels in loaded.items()} == {
+            name: sorted(pixels) for name, pixels in written.items()
+        }
+
+
 def test_folders_train_and_test_without_folders_are_classes(pictures, data_dir):
     write_classes(pictures, {"train": 2, "test": 2, "tram": 2})
     run(data_dir, pictures)
@@ -217,6 +237,16 @@ def test_same_pixels_are_reported_those_across_train_and_test_first(pictures, da
         ({"cat": 2, "dog": 1}, "Readable pictures of the class 'dog': 1 to train, 0 to test; each class"),
         ({"cat": 2, "dog\n": 2}, r"The class 'dog\n' has a character in its name that cannot be printed; rename it"),
         ({"train/cat": 1, "test/cat": 1, "val/cat": 1}, "{pictures}: holds 'val' beside 'train' and 'test'"),
+        ({"train/cat": 1, "val/cat": 1, "valid/cat": 1}, "{pictures}: holds 'valid' beside 'train' and 'val'"),
+        ({"Train/cat": 1, "train/cat": 1, "test/cat": 1}, "{pictures}: holds 'train' beside 'Train' and 'test'"),
+        ({"train/cat": 1, "val/cat": 1, "ship": 1}, "{pictures}: holds 'ship' beside 'train' and 'val'"),
+        (
+            {"train/cat": 1, "train/dog": 1},
+            "{pictures}: holds 'train', which has folders itself, and no folder to test",
+        ),
+        ({"train/cat": 1, "ship": 1}, "{pictures}: holds 'train', which has folders itself, beside 'ship'"),
+        ({"test/cat": 1, "val/cat": 1}, "{pictures}: holds 'test', which has folders itself, beside 'val'"),
+        ({"train/cat": 1, "test": 1}, "{pictures}: 'train' has a folder per class, and 'test' has none; sort"),
         (
             {"train/cat": 1, "train/dog": 1, "test/dog": 1},
             "Readable pictures of the class 'cat': 1 to train, 0 to test; each class",
@@ -334,14 +364,14 @@ def test_damaged_data_sets_are_told_by_their_hashes(pictures, data_dir):
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"^{path}: expected sha256 \w+, found .*; remove its folder and import"):
+    with pytest.raises(DataError, match=rf"^{path}: expected sha256 \w+, found .*; move its folder away and import"):
         records.load(dataset, data_dir, "train")
     records.load(dataset, data_dir, "test")
     path.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=rf"^{path}: expected 6 records .*; remove its folder and import"):
+    with pytest.raises(DataError, match=rf"^{path}: expected 6 records .*; move its folder away and import"):
         records.load(dataset, data_dir, "train")
     path.unlink()
-    with pytest.raises(DataError, match=f"^Failed to find file: {path}; remove its folder and import"):
+    with pytest.raises(DataError, match=f"^Failed to find file: {path}; move its folder away and import"):
         datasets.named("images", data_dir)
 
 
@@ -350,7 +380,7 @@ def test_a_manifest_that_the_import_did_not_write_is_refused(data_dir, content):
     path = data_dir / "images-batches-bin" / "images.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(DataError, match=rf"^{path}: is not what the import wrote \(.*\); remove its folder"):
+    with pytest.raises(DataError, match=rf"^{path}: is not what the import wrote \(.*\); move its folder away"):
         datasets.named("images", data_dir)
 
 

@@ -64,7 +64,7 @@ def test_an_image_of_any_size_is_cropped_and_resized_as_numpy_does(graph, height
 def test_a_32x32_image_reaches_the_network_as_in_evaluation_to_the_last_bit(graph, noise, kind, tmp_path):
     """From a file through the graph, and read by pictures."""
     labels = np.zeros(20, np.int32)
-    images = cifar10_input.inputs(records.Examples(noise.images[:20], labels), 20)[0]
+    images = cifar10_input.inputs(True, records.Examples(noise.images[:20], labels), 20)[0]
     contents = tf.placeholder(tf.string, [])
     ours = picture_ops.fit(picture_ops.decode(contents), "central")
     batch = tf.placeholder(tf.uint8, [20, 32, 32, 3])

@@ -37,6 +37,18 @@ def test_missing_file(tiny, tmp_path):
         records.load(tiny, tmp_path, "train")
 
 
+def sha256(path):
+    return hashlib.sha256(np.fromfile(path, np.uint8)).hexdigest()
+
+
+@pytest.fixture
+def published(tiny, tmp_path):
+    """A data set whose hashes are published, on disk."""
+    write_noise(tiny, tmp_path)
+    files = [path for split in datasets.SPLITS for path in records.paths(tiny, tmp_path, split)]
+    return dataclasses.replace(tiny, sha256={os.path.basename(path): sha256(path) for path in files})
+
+
 @pytest.mark.parametrize(
     ("size", "found"),
     [
@@ -48,27 +60,93 @@ def test_missing_file(tiny, tmp_path):
     ids=["empty", "cut in a record", "one record less", "one record more"],
 )
 @pytest.mark.parametrize("split", datasets.SPLITS)
-def test_wrong_size(tiny, tmp_path, size, found, split):
-    write_noise(tiny, tmp_path)
-    path = records.paths(tiny, tmp_path, split)[-1]
+def test_wrong_size(published, tmp_path, size, found, split):
+    path = records.paths(published, tmp_path, split)[-1]
     data = np.fromfile(path, np.uint8)
     np.tile(data, 2)[:size].tofile(path)
-    with pytest.raises(DataError, match=f"{path}: expected 20 records of 3073 bytes = 61460 bytes, {found}; delete it"):
-        records.load(tiny, tmp_path, split)
+    with pytest.raises(DataError, match=f"{path}: expected 20 records of 3073 bytes = 61460 bytes, {found}; move it"):
+        records.load(published, tmp_path, split)
+
+
+OWN_COUNTS = {"data_batch_1.bin": 7, "data_batch_2.bin": 1, "data_batch_3.bin": 20, "test_batch.bin": 9}
+
+
+@pytest.fixture
+def own(tiny, tmp_path):
+    """A data set whose files on disk are the user's own, with other numbers of records; returns (it, its labels)."""
+    write_noise(tiny, tmp_path)
+    labels = {}
+    for name, _ in tiny.train_files + tiny.test_files:
+        path = path_of(tiny, tmp_path, name)
+        data = np.fromfile(path, np.uint8).reshape(-1, 3073)[: OWN_COUNTS.get(name, 20)]
+        data[:, 0] = np.arange(len(data)) % 4
+        data.tofile(path)
+        labels[name] = data[:, 0]
+    return tiny, labels
+
+
+def test_the_count_of_the_users_own_files_is_what_they_hold(own, tmp_path):
+    dataset, labels = own
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)]
+    examples = records.load(dataset, tmp_path, "train")
+    assert examples.count == 7 + 1 + 20 + 20 + 20
+    np.testing.assert_array_equal(examples.labels, np.concatenate([labels[name] for name in names]))
+    assert records.load(dataset, tmp_path, "test").count == 9
+    found = records.as_found(dataset, tmp_path)
+    assert (found.num_examples("train"), found.num_examples("test")) == (68, 9)
+    assert records.num_trained_on(found, 8) == 60
+
+
+@pytest.mark.parametrize("size", [0, 1, 3072, 3073 * 5 + 1], ids=["empty", "a byte", "no whole one", "one cut off"])
+def test_the_users_own_files_must_be_whole_and_nobody_is_told_to_delete_them(own, tmp_path, size):
+    dataset, _ = own
+    path = path_of(dataset, tmp_path, "data_batch_4.bin")
+    with open(path, "rb+") as file:
+        file.truncate(size)
+    count = max(1, size // 3073)
+    with pytest.raises(DataError) as error:
+        records.load(dataset, tmp_path, "train")
+    assert str(error.value) == (
+        f"{path}: expected {count} records of 3073 bytes = {count * 3073} bytes, found {size} bytes "
+        f"({size // 3073} records and {size % 3073} bytes); it is not the published file: mend it, or choose another "
+        "--data_dir"
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["other counts", "the published counts"])
+def test_labels_of_the_users_own_files_are_checked_against_the_classes(own, tmp_path, whole):
+    dataset, _ = own
+    if whole:
+        write_noise(dataset, tmp_path)
+    four = dataclasses.replace(dataset, class_names=tuple("abcd"))
+    three = dataclasses.replace(dataset, class_names=tuple("abc"))
+    if not whole:
+        assert records.load(four, tmp_path, "test").count == 9
+    with pytest.raises(
+        DataError, match=r"record 3 has label 3, expected 0 to 2 .*; it is not the published file: mend"
+    ):
+        records.load(three, tmp_path, "test")
+
+
+def test_one_published_file_makes_the_others_damaged_ones(published, tmp_path):
+    path = path_of(published, tmp_path, "data_batch_2.bin")
+    with open(path, "rb+") as file:
+        file.truncate(3 * 3073)
+    with pytest.raises(DataError, match=f"^{path}: expected 20 records of 3073 bytes.*; move it away and run again"):
+        records.load(published, tmp_path, "train")
 
 
 @pytest.mark.parametrize("split", datasets.SPLITS)
-def test_label_out_of_range(tiny, tmp_path, split):
-    write_noise(tiny, tmp_path)
-    path = records.paths(tiny, tmp_path, split)[-1]
+def test_label_out_of_range(published, tmp_path, split):
+    path = records.paths(published, tmp_path, split)[-1]
     data = np.fromfile(path, np.uint8)
     data[3073 * 7] = 255
     data[3073 * 9] = 10
     data.tofile(path)
     with pytest.raises(
-        DataError, match=rf"{path}: record 7 has label 255, expected 0 to 9 \(2 such records\); delete it"
+        DataError, match=rf"{path}: record 7 has label 255, expected 0 to 9 \(2 such records\); move it away"
     ):
-        records.load(tiny, tmp_path, split)
+        records.load(published, tmp_path, split)
 
 
 def test_a_file_shifted_by_a_byte_is_told_by_its_labels(tiny, tmp_path):
@@ -77,18 +155,6 @@ def test_a_file_shifted_by_a_byte_is_told_by_its_labels(tiny, tmp_path):
     np.roll(np.fromfile(path, np.uint8), 1).tofile(path)
     with pytest.raises(DataError, match=f"{path}: record . has label"):
         records.load(tiny, tmp_path, "train")
-
-
-def sha256(path):
-    return hashlib.sha256(np.fromfile(path, np.uint8)).hexdigest()
-
-
-@pytest.fixture
-def published(tiny, tmp_path):
-    """A data set whose hashes are published, on disk."""
-    write_noise(tiny, tmp_path)
-    files = [path for split in datasets.SPLITS for path in records.paths(tiny, tmp_path, split)]
-    return dataclasses.replace(tiny, sha256={os.path.basename(path): sha256(path) for path in files})
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "data_batch_3.bin"), ("test", "test_batch.bin")])

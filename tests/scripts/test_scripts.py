@@ -1,13 +1,17 @@
 """The command lines, as real processes."""
 
 import hashlib
+import itertools
+import json
 import os
 import re
+import subprocess
+import sys
 
 import published
 import pytest
 from cifar10_distributed_train import AGREED
-from helpers import SCRIPTS, run_script
+from helpers import SCRIPTS, environment, run_script
 
 import cifar10
 
@@ -99,6 +103,58 @@ def test_a_wrong_command_line_of_the_evaluation_is_refused(arguments, message, t
     process = run_script("cifar10_eval", f"--eval_dir={tmp_path / 'eval'}", *arguments, check=1)
     assert message in process.stderr + process.stdout
     assert "Traceback" not in process.stderr and not (tmp_path / "eval").exists()
+
+
+# {script: its flags that take a path, and what else it needs}
+PATHS_OF = {
+    "cifar10_train": (["--data_dir=", "--train_dir="], []),
+    "cifar10_multi_gpu_train": (["--train_dir="], []),
+    "cifar10_distributed_train": (["--train_dir=", "--eval_dir="], ["--local_workers=2"]),
+    "cifar10_eval": (["--data_dir=", "--checkpoint_dir=", "--eval_dir="], []),
+    "cifar10_predict": (["--checkpoint=", "--checkpoint_dir=", "--data_dir=", ""], ["horse.png"]),
+    "cifar10_export": (["--export_dir=", "--checkpoint=", "--checkpoint_dir="], []),
+    "cifar10_import_images": (["--csv=", "--data_dir="], ["--images_dir=pictures"]),
+    "cifar10_profile": (["--data_dir="], []),
+    "cifar10_benchmark": (["--data_dir=", "--json="], []),
+}
+
+# Runs script after script, each in a process of its own, of which only the first imports TensorFlow.
+RUN_EACH = """
+import json, os, runpy, sys
+import tensorflow, cifar10
+for script, arguments in json.loads(sys.argv[1]):
+    print(f"--- {' '.join(arguments)}", file=sys.stderr, flush=True)
+    if not os.fork():
+        sys.argv, sys.path[0] = [script, *arguments], os.path.dirname(script)
+        runpy.run_path(script, run_name="__main__")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_path_with_a_scheme_is_refused_before_anything_is_made(tmp_path):
+    """As from an empty folder, in which a folder `gs:` could be made."""
+    schemes = itertools.cycle(["gs", "s3", "hdfs", "file"])
+    cases = [
+        (script, f"{flag}{next(schemes)}://{tmp_path}/there", others)
+        for script, (flags, others) in PATHS_OF.items()
+        for flag in flags
+    ]
+    commands = [
+        (str(SCRIPTS / f"{script}.py"), [given, *([] if given.startswith("--csv") else others)])
+        for script, given, others in cases
+    ]
+    command = [sys.executable, "-c", RUN_EACH, json.dumps(commands)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1"] * len(cases)
+    for (script, given, _), said in zip(cases, done.stderr.split("--- ")[1:], strict=True):
+        scheme = re.search(r"(\w+)://", given)[0]
+        expected = f"{script}.py: {given}: paths with a scheme such as {scheme} are not served; mount the storage"
+        assert [line for line in said.splitlines()[1:] if line.startswith(expected)], said
+        assert "Traceback" not in said
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow
