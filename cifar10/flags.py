@@ -157,13 +157,14 @@ def define_training_flags():
         "tutorial",
         list(recipes.RECIPES),
         "How to train. tutorial: gradient descent, the learning rate a tenth every 350 epochs. fast: Nesterov "
-        "momentum, the learning rate once up and down, smoothed labels and milder distortions, for fewer epochs.",
+        "momentum, the learning rate once up and down, smoothed labels and milder distortions, for fewer epochs. muon: "
+        "as fast, with orthogonalized updates, for fewer epochs still; with --batch_size=512.",
     )
     flags.DEFINE_integer(
         "max_steps",
         None,
-        "Global step at which to stop, where the learning rate of --recipe=fast is 0. Default: "
-        f"{recipes.MAX_STEPS}, or of the fast recipe {recipes.FAST_NUM_EPOCHS:g} epochs.",
+        "Global step at which to stop, where the learning rate of --recipe=fast and muon is 0. Default: "
+        f"{recipes.MAX_STEPS}, or of these {recipes.FAST_NUM_EPOCHS:g} and {recipes.MUON_NUM_EPOCHS:g} epochs.",
         lower_bound=0,
     )
     flags.DEFINE_integer(

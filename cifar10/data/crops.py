@@ -26,12 +26,16 @@ class Distortions:
       alternating_flip: whether those that are flipped in one epoch are those that are not in the next one; otherwise
         each is flipped by chance.
       jitter: whether to change brightness and contrast.
+      calm_step: the step from which on crops are near the centre, which is what evaluation sees; None: never.
+      calm_shift: how near, in pixels.
     """
 
     image_size: int = IMAGE_SIZE
     flip: bool = True
     alternating_flip: bool = False
     jitter: bool = True
+    calm_step: int | None = None
+    calm_shift: int = 2
 
 
 def check_size(image_size):
@@ -124,8 +128,16 @@ def draw(seed, step, batch_size, distortions):
     uniform = tf.random.stateless_uniform(
         [5, batch_size], seed=tf.stack([tf.constant(seed, tf.int64), step]), alg="philox"
     )
-    top = tf.cast(uniform[0] * (datasets.HEIGHT - distortions.image_size + 1), tf.int32)
-    left = tf.cast(uniform[1] * (datasets.WIDTH - distortions.image_size + 1), tf.int32)
+    top = _offset(uniform[0], datasets.HEIGHT - distortions.image_size, step, distortions)
+    left = _offset(uniform[1], datasets.WIDTH - distortions.image_size, step, distortions)
     brightness = (2.0 * uniform[3] - 1.0) * MAX_BRIGHTNESS_DELTA
     contrast = MIN_CONTRAST + uniform[4] * (MAX_CONTRAST - MIN_CONTRAST)
     return [top, left, uniform[2] < (0.5 if distortions.flip else 0.0), brightness, contrast]
+
+
+def _offset(uniform, largest, step, distortions):
+    """Returns int32 offsets from 0 to `largest`, or near the middle of these, for float32 numbers from 0 to 1."""
+    if distortions.calm_step is None:
+        return tf.cast(uniform * (largest + 1), tf.int32)
+    margin = tf.where_v2(step < distortions.calm_step, 0, max(0, largest // 2 - distortions.calm_shift))
+    return margin + tf.cast(uniform * tf.cast(largest - 2 * margin + 1, tf.float32), tf.int32)

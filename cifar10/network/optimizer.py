@@ -3,7 +3,7 @@
 import tensorflow.compat.v1 as tf
 
 from cifar10.data.datasets import NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
-from cifar10.network import losses, recipes, summaries
+from cifar10.network import losses, muon, recipes, summaries
 
 _SCOPE = "train/"  # with its slash, so that entering it again continues it
 
@@ -57,7 +57,7 @@ def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipe
       tagged: {tag: scalar tensor}, the losses.
       global_step: integer variable, incremented by the update.
       learning_rate: float32 scalar.
-      recipe: the recipes.Recipe, of which momentum, weight decay and moving_average_decay count here.
+      recipe: the recipes.Recipe, of which momentum, weight decay, orthogonal_rate and moving_average_decay count here.
       finite: None, or a bool scalar: where it is false all gradients are 0, and a step with momentum changes nothing.
 
     Returns:
@@ -68,8 +68,8 @@ def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipe
         summaries.scalar("learning_rate", learning_rate)
         # What summaries show are the values that the step's loss was computed with (D7), hence read before the update.
         values = [_read(variable) for variable in variables]
-        if recipe.weight_decay:
-            gradients = _with_weight_decay(gradients, variables, values, tagged, recipe.weight_decay)
+        if recipe.weight_decay or recipe.orthogonal_rate:
+            gradients = _with_weight_decay(gradients, variables, values, tagged, recipe)
         for variable, value, gradient in zip(variables, values, gradients, strict=True):
             summaries.histogram(variable.op.name, value)
             if value.shape.rank == 4 and value.shape[2] in (1, 3):  # a convolution of images: can be seen as images
@@ -78,7 +78,7 @@ def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipe
                 summaries.histogram(f"{variable.op.name}/gradients", gradient)
         with tf.control_dependencies([*average_losses(tagged), *values, learning_rate]):
             if recipe.momentum:
-                update = _accelerated(gradients, variables, global_step, learning_rate, recipe.momentum, finite)
+                update = _accelerated(gradients, variables, global_step, learning_rate, recipe, finite)
             else:
                 optimizer = tf.train.GradientDescentOptimizer(learning_rate)
                 update = optimizer.apply_gradients(zip(gradients, variables, strict=True), global_step)
@@ -94,25 +94,38 @@ def _read(variable):
         return variable.read_value()
 
 
-def _with_weight_decay(gradients, variables, values, tagged, weight_decay):
-    """Returns the gradients with the weight decay of those weights that have none in the losses."""
+def _with_weight_decay(gradients, variables, values, tagged, recipe):
+    """Returns the gradients with the weight decay of those weights that have none in the losses.
+
+    Weights whose updates are orthogonalized decay apart from their gradient: theirs is returned without any.
+    """
     decayed = []
     for gradient, variable, value in zip(gradients, variables, values, strict=True):
         layer, _, kind = variable.op.name.rpartition("/")
-        if kind == "weights" and gradient is not None and f"{layer}/weight_loss" not in tagged:
+        if kind == "weights" and gradient is not None:
+            own = tagged.get(f"{layer}/weight_loss")
             with tf.device(variable.device):
-                gradient = gradient + weight_decay * value
+                if not _is_orthogonalized(variable, recipe):
+                    gradient = gradient + recipe.weight_decay * value if own is None else gradient
+                elif own is not None:
+                    gradient = gradient - tf.gradients(own, variable)[0]
         decayed.append(gradient)
     return decayed
 
 
-def _accelerated(gradients, variables, global_step, learning_rate, momentum, finite):
+def _is_orthogonalized(variable, recipe):
+    return bool(recipe.orthogonal_rate) and muon.shape_of_matrices(variable) is not None
+
+
+def _accelerated(gradients, variables, global_step, learning_rate, recipe, finite):
     """Builds a step of Nesterov's accelerated gradient: m = momentum m + g, v = v - learning_rate (g + momentum m).
 
-    Each m is a local variable beside its variable v, so checkpoints do not hold it; it is saved beside them.
+    Each m is a local variable beside its variable v, so checkpoints do not hold it; it is saved beside them. Where the
+    recipe says so, the updates of hidden weights are orthogonalized: see muon.
     Source: Sutskever et al., On the importance of initialization and momentum in deep learning (2013), in the form of
     Bengio et al., Advances in Optimizing Recurrent Networks (2012).
     """
+    momentum = recipe.momentum
     if finite is not None:
         learning_rate = tf.where_v2(finite, learning_rate, 0.0)
         momentum = tf.where_v2(finite, momentum, 1.0)  # m stays what it is
@@ -132,6 +145,10 @@ def _accelerated(gradients, variables, global_step, learning_rate, momentum, fin
             )
             if finite is not None:  # weight decay is not 0 where all else is
                 gradient = tf.where_v2(finite, gradient, tf.zeros_like(gradient))
+            if _is_orthogonalized(variable, recipe):
+                rate = recipe.orthogonal_rate * learning_rate
+                updates.append(muon.update(variable, slot, gradient, rate, momentum, recipe.orthogonal_decay))
+                continue
             updates.append(
                 tf.raw_ops.ResourceApplyMomentum(
                     var=variable.handle,

@@ -18,6 +18,7 @@ INITIAL_LEARNING_RATE = 0.1  # of gradient descent
 LOSS_AVERAGE_DECAY = 0.9  # of the losses that TensorBoard shows, a step
 
 FAST_NUM_EPOCHS = 80.0  # epochs after which the fast recipe's training ends
+MUON_NUM_EPOCHS = 40.0  # and the Muon recipe's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Recipe:
       weight_decay: factor of tf.nn.l2_loss(weights) of layers that have no weight decay in the network itself; it is in
         the gradients, not in the loss that is shown.
       jitter: whether images get another brightness and contrast.
+      orthogonal_rate: learning rate of orthogonalized updates of the hidden layers' weights, as a multiple of the
+        learning rate of the others: see muon; 0: they are updated as the others.
+      orthogonal_decay: weight decay of those weights, decoupled, instead of any other; a step takes this times their
+        learning rate from them.
+      calm: the last part of the steps, in which crops are at most calm_shift pixels from the centre.
       alternating_flip: whether an image is mirrored in every other epoch, instead of by chance.
       moving_average_decay: of the variables, a step; less in the first steps: see optimizer.apply_gradients.
     """
@@ -71,8 +77,12 @@ class Recipe:
     momentum: float = 0.0
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
+    orthogonal_rate: float = 0.0
+    orthogonal_decay: float = 0.0
     jitter: bool = True
     alternating_flip: bool = False
+    calm: float = 0.0
+    calm_shift: int = 2
     moving_average_decay: float = MOVING_AVERAGE_DECAY
 
     def max_steps(self, num_examples, batch_size):
@@ -86,9 +96,16 @@ class Recipe:
             return MAX_STEPS
         return max(1, int(self.num_epochs * num_examples / batch_size))
 
-    def distortions(self, flip):
-        """Returns the crops.Distortions of training images, which may be flipped or not."""
-        return crops.Distortions(flip=flip, alternating_flip=self.alternating_flip, jitter=self.jitter)
+    def distortions(self, flip, max_steps=None):
+        """Returns the crops.Distortions of training images, which may be flipped or not, until the step max_steps."""
+        calm_step = int((1.0 - self.calm) * max_steps) if self.calm else None
+        return crops.Distortions(
+            flip=flip,
+            alternating_flip=self.alternating_flip,
+            jitter=self.jitter,
+            calm_step=calm_step,
+            calm_shift=self.calm_shift,
+        )
 
 
 TUTORIAL = Recipe("tutorial")
@@ -109,4 +126,13 @@ FAST = Recipe(
     moving_average_decay=0.998,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, FAST)}
+MUON = dataclasses.replace(
+    FAST,
+    name="muon",
+    num_epochs=MUON_NUM_EPOCHS,
+    learning_rate=Triangle(peak=0.03, start=0.2, warm_up=0.2),
+    orthogonal_rate=1.0,
+    orthogonal_decay=0.1,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, FAST, MUON)}

@@ -64,6 +64,13 @@ def facts(program, step, data, recipe, start_step, max_steps):
     """
     dataset = data.source.dataset
     held_out = f", of which {data.num_held_out:,} are held out" if data.num_held_out else ""
+    orthogonalized = {}
+    if recipe.orthogonal_rate:
+        orthogonalized["hidden layers' weights"] = (
+            f"orthogonalized updates, {recipe.orthogonal_rate:g} times the learning rate; weight decay "
+            f"{recipe.orthogonal_decay:g}, and no other"
+        )
+    cropped = f"crops, in the last {recipe.calm:.0%} near the centre" if recipe.calm else "crops"
     flips = "alternating flips" if recipe.alternating_flip else "random flips"
     return {
         **program_facts(program),
@@ -78,7 +85,8 @@ def facts(program, step, data, recipe, start_step, max_steps):
         "momentum": f"{recipe.momentum:g}",
         "label smoothing": f"{recipe.label_smoothing:g}",
         "weight decay": f"{recipe.weight_decay:g} beside the network's own",
-        "distortions": ", ".join(["crops", flips if dataset.flip else "no flips", *["jitter"] * recipe.jitter]),
+        **orthogonalized,
+        "distortions": ", ".join([cropped, flips if dataset.flip else "no flips", *["jitter"] * recipe.jitter]),
         "moving averages": f"of the variables {recipe.moving_average_decay:g} a step, "
         f"of the losses {recipes.LOSS_AVERAGE_DECAY:g} a step",
     }

@@ -56,8 +56,8 @@ class TrainingData:
         """Returns the records.Examples that are trained on, downloaded where they are not there, and validated."""
         return self.source.load("train").part(0, self.num_examples)
 
-    def batch(self, examples, step, recipe, start_step):
-        """Builds the input of a step, from start_step on; returns the cifar10_input.Batch."""
+    def batch(self, examples, step, recipe, start_step, max_steps):
+        """Builds the input of a step, from start_step to max_steps; returns the cifar10_input.Batch."""
         dataset = self.source.dataset
         if self.pipeline == "queue":
             return cifar10_input.queue_training_batch(
@@ -68,7 +68,7 @@ class TrainingData:
                 self.image_size,
                 dataset,
             )
-        distortions = dataclasses.replace(recipe.distortions(dataset.flip), image_size=self.image_size)
+        distortions = dataclasses.replace(recipe.distortions(dataset.flip, max_steps), image_size=self.image_size)
         return cifar10_input.training_batch(
             examples, step.global_batch_size, self.seed, start_step, distortions, step.part
         )
@@ -131,7 +131,7 @@ def prepare(step, data, recipe, options):
 def build(step, data, recipe, options, examples, start_step):
     """Builds input, learning rate and step in the current graph; returns the TrainingGraph."""
     global_step = tf.train.get_or_create_global_step()
-    batch = data.batch(examples, step, recipe, start_step)
+    batch = data.batch(examples, step, recipe, start_step, options.max_steps)
     learning_rate = optimizer.learning_rate(
         recipe.learning_rate, global_step, step.global_batch_size, examples.count, options.max_steps
     )

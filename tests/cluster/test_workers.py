@@ -57,7 +57,9 @@ def trained(step, examples, recipe=recipes.TUTORIAL):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("num_workers", "recipe"), [(2, recipes.FAST), (4, recipes.TUTORIAL)], ids=["2, fast", "4, tutorial"]
+    ("num_workers", "recipe"),
+    [(2, recipes.FAST), (2, recipes.MUON), (4, recipes.TUTORIAL)],
+    ids=["2, fast", "2, muon", "4, tutorial"],
 )
 def test_workers_train_as_one_device_does_to_the_last_bit(noise, num_workers, recipe):
     """And all of them have the same variables, which are the chief's."""

@@ -183,6 +183,18 @@ def test_without_jitter_an_image_is_cropped_and_standardized(graph, noise):
         np.testing.assert_allclose(image, (crop - crop.mean()) / crop.std(), atol=1e-4)
 
 
+def test_calm_crops_are_near_the_centre_from_their_step_on(graph):
+    """Up to 4 pixels from it, at 4, and in the last quarter of 100 steps up to 1; each offset about equally often."""
+    distortions = dataclasses.replace(FAST, calm=0.25, calm_shift=1).distortions(True, 100)
+    assert FAST.distortions(True, 100) == FAST.distortions(True)
+    for step, expected in ((0, range(9)), (74, range(9)), (75, range(3, 6)), (10**6, range(3, 6))):
+        for offsets in take(crops.draw(0, tf.constant(step, tf.int64), 9_000, distortions)[:2], 1)[0]:
+            found, counts = np.unique(offsets, return_counts=True)
+            assert list(found) == list(expected)
+            mean = 9_000 / len(expected)
+            assert np.abs(counts - mean).max() < 5 * np.sqrt(mean)
+
+
 def test_workers_get_the_slices_of_one_input(graph, noise):
     distortions = FAST.distortions(flip=True)
     whole = take(cifar10_input.distorted_inputs(noise, 64, 2, distortions=distortions), 3)[2]

@@ -49,7 +49,7 @@ def examples(synthetic_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_towers", "recipe"), [(2, "tutorial"), (4, "tutorial"), (2, "fast")])
+@pytest.mark.parametrize(("num_towers", "recipe"), [(2, "tutorial"), (4, "tutorial"), (2, "fast"), (2, "muon")])
 def test_towers_train_as_one_does_to_the_last_bit(examples, num_towers, recipe):
     """1 x 128, 2 x 64 and 4 x 32, left to themselves for 50 steps: the same variables, averages and so losses."""
     one, several = (Trainer(examples, n, recipes.RECIPES[recipe]) for n in (1, num_towers))

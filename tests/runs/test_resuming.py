@@ -57,6 +57,9 @@ TOWERS = {"script": "cifar10_multi_gpu_train", "num_gpus": 2, "batch_size": 8}
     [
         ("fast", "float32", {}, MOMENTUM),
         ("fast", "float32", TOWERS, MOMENTUM),
+        ("muon", "float32", TOWERS, MOMENTUM),
+        ("muon", "bfloat16", {}, MOMENTUM),
+        ("muon", "float16", {}, MOMENTUM | LOSS_SCALE),
         ("fast", "bfloat16", {}, MOMENTUM),
         ("fast", "bfloat16", TOWERS, MOMENTUM),
         ("fast", "float16", {}, MOMENTUM | LOSS_SCALE),
