@@ -10,7 +10,7 @@ import math
 import tensorflow.compat.v1 as tf
 
 # One iteration takes each singular value s to a s + b s^3 + c s^5, which pushes small ones up fast, and lets those that
-# are near 1 jump about there, between 0.68 and 1.13: that is as good, and cheaper than exact ones. (Jordan et al.)
+# are near 1 jump about there, between 0.68 and 1.13: that is as good, and cheaper than exact ones (Jordan et al.).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 EPSILON = 1e-7  # added to the norm that is divided by
