@@ -57,7 +57,7 @@ def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipe
       tagged: {tag: scalar tensor}, the losses.
       global_step: integer variable, incremented by the update.
       learning_rate: float32 scalar.
-      recipe: the recipes.Recipe, of which momentum, weight decay, orthogonal_rate and moving_average_decay count here.
+      recipe: the recipes.Recipe, of which momentum, weight decay, orthogonalized and moving_average_decay count here.
       finite: None, or a bool scalar: where it is false all gradients are 0, and a step with momentum changes nothing.
 
     Returns:
@@ -68,7 +68,7 @@ def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipe
         summaries.scalar("learning_rate", learning_rate)
         # What summaries show are the values that the step's loss was computed with (D7), hence read before the update.
         values = [_read(variable) for variable in variables]
-        if recipe.weight_decay or recipe.orthogonal_rate:
+        if recipe.weight_decay or recipe.orthogonalized:
             gradients = _with_weight_decay(gradients, variables, values, tagged, recipe)
         for variable, value, gradient in zip(variables, values, gradients, strict=True):
             summaries.histogram(variable.op.name, value)
@@ -77,7 +77,7 @@ def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipe
             if gradient is not None:
                 summaries.histogram(f"{variable.op.name}/gradients", gradient)
         with tf.control_dependencies([*average_losses(tagged), *values, learning_rate]):
-            if recipe.momentum:
+            if recipe.momentum or recipe.orthogonalized:
                 update = _accelerated(gradients, variables, global_step, learning_rate, recipe, finite)
             else:
                 optimizer = tf.train.GradientDescentOptimizer(learning_rate)
@@ -114,7 +114,7 @@ def _with_weight_decay(gradients, variables, values, tagged, recipe):
 
 
 def _is_orthogonalized(variable, recipe):
-    return bool(recipe.orthogonal_rate) and muon.shape_of_matrices(variable) is not None
+    return recipe.orthogonalized and muon.shape_of_matrices(variable) is not None
 
 
 def _accelerated(gradients, variables, global_step, learning_rate, recipe, finite):
@@ -146,8 +146,7 @@ def _accelerated(gradients, variables, global_step, learning_rate, recipe, finit
             if finite is not None:  # weight decay is not 0 where all else is
                 gradient = tf.where_v2(finite, gradient, tf.zeros_like(gradient))
             if _is_orthogonalized(variable, recipe):
-                rate = recipe.orthogonal_rate * learning_rate
-                updates.append(muon.update(variable, slot, gradient, rate, momentum, recipe.orthogonal_decay))
+                updates.append(muon.update(variable, slot, gradient, learning_rate, momentum, recipe.orthogonal_decay))
                 continue
             updates.append(
                 tf.raw_ops.ResourceApplyMomentum(

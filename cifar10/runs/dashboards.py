@@ -65,11 +65,9 @@ def facts(program, step, data, recipe, start_step, max_steps):
     dataset = data.source.dataset
     held_out = f", of which {data.num_held_out:,} are held out" if data.num_held_out else ""
     orthogonalized = {}
-    if recipe.orthogonal_rate:
-        orthogonalized["hidden layers' weights"] = (
-            f"orthogonalized updates, {recipe.orthogonal_rate:g} times the learning rate; weight decay "
-            f"{recipe.orthogonal_decay:g}, and no other"
-        )
+    if recipe.orthogonalized:
+        decay = f"weight decay {recipe.orthogonal_decay:g}, and no other"
+        orthogonalized["hidden layers' weights"] = f"orthogonalized updates, {decay}"
     cropped = f"crops, in the last {recipe.calm:.0%} near the centre" if recipe.calm else "crops"
     flips = "alternating flips" if recipe.alternating_flip else "random flips"
     return {

@@ -1,7 +1,5 @@
 """Orthogonalized updates, against singular value decompositions by NumPy."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -100,7 +98,7 @@ def test_steps_are_momentum_orthogonalized_with_decay_of_its_own(graph):
     weight_loss = 0.3 * tf.nn.l2_loss(variables[1])
     gradients = [variable - np.float32(targets[variable.op.name]) for variable in variables]
     gradients[1] += 0.3 * variables[1]  # as the total loss has it
-    recipe = recipes.Recipe("", momentum=0.9, weight_decay=0.02, orthogonal_rate=0.5, orthogonal_decay=0.25)
+    recipe = recipes.Recipe("", momentum=0.9, weight_decay=0.02, orthogonalized=True, orthogonal_decay=0.25)
     tagged = {"local3/weight_loss": weight_loss, "total_loss": tf.constant(1.0)}
     step = tf.train.get_or_create_global_step()
     train_op = optimizer.apply_gradients(gradients, tagged, step, tf.constant(0.1), recipe)
@@ -115,7 +113,7 @@ def test_steps_are_momentum_orthogonalized_with_decay_of_its_own(graph):
                 ahead = g + 0.9 * m[name]
                 if name in ("conv1/weights", "local3/weights"):
                     ortho = five_iterations(ahead.reshape(-1, value.shape[-1])).reshape(value.shape)
-                    w[name] = value - 0.05 * (ortho + 0.25 * value)
+                    w[name] = value - 0.1 * (ortho + 0.25 * value)
                 else:
                     w[name] = value - 0.1 * ahead
             for variable, found in zip(variables, session.run(variables), strict=True):
@@ -132,7 +130,6 @@ def _values(session, variables):
 def test_a_step_that_overflows_changes_nothing(graph):
     """A step, one that is not finite, a step: as if the one between had not been."""
     found = []
-    recipe = dataclasses.replace(recipes.FAST, orthogonal_rate=1.0, orthogonal_decay=0.1)
     for sequence in ([True, False, True], [True, True]):
         with tf.Graph().as_default(), tf.Session() as session:
             value = np.float32(np.random.RandomState(0).randn(6, 4))
@@ -141,7 +138,7 @@ def test_a_step_that_overflows_changes_nothing(graph):
             gradient = tf.where_v2(finite, weights, tf.zeros_like(weights))
             step = tf.train.get_or_create_global_step()
             train_op = optimizer.apply_gradients(
-                [gradient], {"total_loss": tf.constant(1.0)}, step, tf.constant(0.1), recipe, finite
+                [gradient], {"total_loss": tf.constant(1.0)}, step, tf.constant(0.1), recipes.MUON, finite
             )
             session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
             for each in sequence:
