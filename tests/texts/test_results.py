@@ -151,6 +151,14 @@ def test_the_fast_recipe_reaches_the_tutorials_end_in_a_quarter_of_its_time():
     )
 
 
+def test_the_trials_of_the_muon_recipe_are_those_on_record():
+    expected = [(*what, f"{precision:.4f}") for *what, precision in RESULTS["muon"]["trials"]]
+    assert table(PAGE, "epochs", "peak learning rate", "what else") == expected and len(expected) >= 5
+    tuning = RESULTS["tuning"]
+    stated = f"{tuning['10 epochs']:.3f} in 10 epochs and {tuning['20 epochs']:.3f} in 20"
+    assert stated in " ".join(PAGE.split())
+
+
 def test_the_exercises_are_answered_with_what_is_on_record():
     exercises = {row[0]: row for row in table(LESSON, "exercise", "command", "expected", "measured")}
     assert len(exercises) == 7
