@@ -96,7 +96,12 @@ class Recipe:
         return max(1, int(self.num_epochs * num_examples / batch_size))
 
     def distortions(self, flip, max_steps=None):
-        """Returns the crops.Distortions of training images, which may be flipped or not, until the step max_steps."""
+        """Returns the crops.Distortions of training images.
+
+        Args:
+          flip: whether images may be mirrored.
+          max_steps: the global step at which training ends; not needed by a recipe that is never calm.
+        """
         calm_step = int((1.0 - self.calm) * max_steps) if self.calm else None
         return crops.Distortions(
             flip=flip,

@@ -25,7 +25,8 @@ class Trainer:
             step = towers.Towers(network, 128 // num_towers, devices=tower_devices, variables_on=variables_on)
         with tf.Graph().as_default() as self.graph:
             global_step = tf.train.get_or_create_global_step()
-            images, labels = cifar10_input.distorted_inputs(examples, 128, 0, distortions=recipe.distortions(flip=True))
+            distortions = recipe.distortions(True, STEPS)
+            images, labels = cifar10_input.distorted_inputs(examples, 128, 0, distortions=distortions)
             rate = optimizer.learning_rate(recipe.learning_rate, global_step, 128, max_steps=STEPS)
             self.train_op, self.loss = step.build(images, labels, recipe, global_step, rate)
             self.variables = {variable.op.name: variable for variable in tf.global_variables()}
