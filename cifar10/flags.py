@@ -115,7 +115,8 @@ def define_training_flags():
         "model",
         "tutorial",
         list(model.NETWORKS),
-        "Network to train: the tutorial's, or cuda-convnet's of 11 % error, whose top layers are locally connected.",
+        "Network to train: the tutorial's, or cuda-convnet's of 11 % error, whose top layers are locally connected; "
+        "or one of them without local response normalization.",
     )
     flags.DEFINE_integer(
         "image_size",

@@ -232,11 +232,13 @@ def local_response_normalization(values, kind):
     Args:
       values: [batch, height, width, channels], of any floating type.
       kind: 'op' is tf.nn.lrn; 'matmul' computes the same by products with a banded matrix, which is faster on CPUs;
-        'auto' is 'op' where there is a GPU, and else 'matmul'.
+        'auto' is 'op' where there is a GPU, and else 'matmul'; 'none' leaves the values as they are.
 
     Returns:
       A tensor like `values`.
     """
+    if kind == "none":
+        return values
     if kind == "auto":
         kind = "op" if devices.has_gpu() else "matmul"
     if kind == "matmul":

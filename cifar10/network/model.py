@@ -95,7 +95,20 @@ def _cuda_convnet(network, x):
         return _logits(x, weights([height * width * depth, network.num_classes], stddev=0.01, weight_decay=0.01))
 
 
-NETWORKS = {"tutorial": _tutorial, "cuda_convnet": _cuda_convnet}  # what builds the network of a name
+def _without_lrn(build):
+    """Returns the function that builds the same network, with the same variables, without its normalization.
+
+    It is a network of its own, because a checkpoint does not tell which of both its weights were trained in.
+    """
+    return lambda network, x: build(dataclasses.replace(network, lrn="none"), x)
+
+
+NETWORKS = {  # what builds the network of a name
+    "tutorial": _tutorial,
+    "cuda_convnet": _cuda_convnet,
+    "tutorial_without_lrn": _without_lrn(_tutorial),
+    "cuda_convnet_without_lrn": _without_lrn(_cuda_convnet),
+}
 
 
 def _convolutions(network, x, weights, stddevs, biases):

@@ -119,6 +119,27 @@ def test_lrn_by_matmul_is_what_runs_without_gpus(graph):
     assert graph.get_tensor_by_name("norm1:0").shape[1:] == [12, 12, 64]
 
 
+@pytest.mark.parametrize("name", ["tutorial", "cuda_convnet"])
+def test_without_lrn_a_network_is_the_same_with_norms_that_do_nothing(graph, name):
+    images = tf.random.stateless_normal([2, 24, 24, 3], [1, 2])
+    with_lrn = model.Network(name, seed=0)(images)
+    shapes = {variable.op.name: variable.shape for variable in tf.trainable_variables()}
+    ops = [tf.get_default_graph().get_tensor_by_name(f"{layer}:0") for layer in ("pool1", "norm1")]
+    with tf.Graph().as_default() as other:
+        images = tf.random.stateless_normal([2, 24, 24, 3], [1, 2])
+        without = model.Network(f"{name}_without_lrn", seed=0)(images)
+        assert {variable.op.name: variable.shape for variable in tf.trainable_variables()} == shapes
+        bare = [other.get_tensor_by_name(f"{layer}:0") for layer in ("pool1", "norm1")]
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            pool, norm, found = session.run([*bare, without])
+    np.testing.assert_array_equal(norm, pool)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        pool, norm, expected = session.run([*ops, with_lrn])
+    assert not np.array_equal(norm, pool) and not np.array_equal(found, expected)
+
+
 def cuda_convnet(graph):
     images = tf.random.stateless_normal([2, 24, 24, 3], [1, 2])
     return model.Network("cuda_convnet", seed=0)(images)
