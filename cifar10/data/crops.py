@@ -26,12 +26,14 @@ class Distortions:
       alternating_flip: whether those that are flipped in one epoch are those that are not in the next one; otherwise
         each is flipped by chance.
       jitter: whether to change brightness and contrast.
+      random_crops: whether to crop anywhere, or at the centre, as evaluation does.
     """
 
     image_size: int = IMAGE_SIZE
     flip: bool = True
     alternating_flip: bool = False
     jitter: bool = True
+    random_crops: bool = True
 
 
 def check_size(image_size):
@@ -126,6 +128,9 @@ def draw(seed, step, batch_size, distortions):
     )
     top = tf.cast(uniform[0] * (datasets.HEIGHT - distortions.image_size + 1), tf.int32)
     left = tf.cast(uniform[1] * (datasets.WIDTH - distortions.image_size + 1), tf.int32)
+    if not distortions.random_crops:
+        top = tf.fill([batch_size], (datasets.HEIGHT - distortions.image_size) // 2)
+        left = tf.fill([batch_size], (datasets.WIDTH - distortions.image_size) // 2)
     brightness = (2.0 * uniform[3] - 1.0) * MAX_BRIGHTNESS_DELTA
     contrast = MIN_CONTRAST + uniform[4] * (MAX_CONTRAST - MIN_CONTRAST)
     return [top, left, uniform[2] < (0.5 if distortions.flip else 0.0), brightness, contrast]

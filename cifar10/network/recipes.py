@@ -17,6 +17,8 @@ LEARNING_RATE_DECAY_FACTOR = 0.1  # what it is multiplied by then
 INITIAL_LEARNING_RATE = 0.1  # of gradient descent
 LOSS_AVERAGE_DECAY = 0.9  # of the losses that TensorBoard shows, a step
 
+LAYERS = ("conv1", "conv2", "local3", "local4", "softmax_linear")  # of both networks, from the image on
+
 FAST_NUM_EPOCHS = 80.0  # epochs after which the fast recipe's training ends
 
 
@@ -61,6 +63,9 @@ class Recipe:
       weight_decay: factor of tf.nn.l2_loss(weights) of layers that have no weight decay in the network itself; it is in
         the gradients, not in the loss that is shown.
       jitter: whether images get another brightness and contrast.
+      random_crops: whether images are cropped anywhere, or at the centre.
+      frozen: layers whose variables stay as they are.
+      changes: how it differs from the recipe of its name, in words; empty: not at all.
       alternating_flip: whether an image is mirrored in every other epoch, instead of by chance.
       moving_average_decay: of the variables, a step; less in the first steps: see optimizer.apply_gradients.
     """
@@ -72,6 +77,9 @@ class Recipe:
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
     jitter: bool = True
+    random_crops: bool = True
+    frozen: tuple[str, ...] = ()
+    changes: str = ""
     alternating_flip: bool = False
     moving_average_decay: float = MOVING_AVERAGE_DECAY
 
@@ -86,9 +94,27 @@ class Recipe:
             return MAX_STEPS
         return max(1, int(self.num_epochs * num_examples / batch_size))
 
+    def changed(self, values):
+        """Returns this recipe with other hyper-parameters.
+
+        Args:
+          values: {name: value}: `learning_rate`, the initial one or the peak; `frozen`, the last of the LAYERS that are
+            not trained; or the name of any other attribute.
+        """
+        changes = ", ".join(f"{name} {value}" for name, value in values.items())
+        attributes = dict(values)
+        if "learning_rate" in values:
+            which = "peak" if hasattr(self.learning_rate, "peak") else "initial"
+            attributes["learning_rate"] = dataclasses.replace(self.learning_rate, **{which: values["learning_rate"]})
+        if "frozen" in values:
+            attributes["frozen"] = LAYERS[: LAYERS.index(values["frozen"]) + 1]
+        return dataclasses.replace(self, **attributes, changes=changes)
+
     def distortions(self, flip):
         """Returns the crops.Distortions of training images, which may be flipped or not."""
-        return crops.Distortions(flip=flip, alternating_flip=self.alternating_flip, jitter=self.jitter)
+        return crops.Distortions(
+            flip=flip, alternating_flip=self.alternating_flip, jitter=self.jitter, random_crops=self.random_crops
+        )
 
 
 TUTORIAL = Recipe("tutorial")
