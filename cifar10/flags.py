@@ -221,7 +221,12 @@ def define_serving_flags():
         "the checkpoint says, or cifar10.",
     )
     flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory whose newest readable checkpoint is used.")
-    flags.DEFINE_string("checkpoint", None, "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000.")
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000; or pretrained, the one that comes with "
+        "the package.",
+    )
     flags.DEFINE_boolean("use_moving_averages", True, "Use the moving averages of the variables.")
     flags.DEFINE_enum(
         "crop",
@@ -230,6 +235,7 @@ def define_serving_flags():
         "What the network sees of an image. central: as in evaluation, the central square, resized to 32x32, of that "
         "the central 24x24. whole: everything, resized to 24x24, whether that keeps its proportions or not.",
     )
+    flags.DEFINE_boolean("list_classes", False, "Print the classes that the network knows, a line each, and end.")
 
 
 class _VersionFlag(flags.BooleanFlag):
@@ -271,7 +277,7 @@ def main(run, positionals=None):
                 raise app.UsageError(f"flag --{name}=: give it a path")
             values[name] = os.path.expanduser(values[name])
         if positionals is not None:
-            if len(argv) < 2:
+            if len(argv) < 2 and not values.get("list_classes"):
                 raise app.UsageError(f"no {positionals}: name at least one")
             values[positionals] = argv[1:]
         elif len(argv) > 1:
