@@ -28,6 +28,7 @@ setup(
         "scripts/cifar10_compare.py",
         "scripts/cifar10_benchmark.py",
         "scripts/cifar10_profile.py",
+        "scripts/cifar10_plot.py",
         "scripts/benchmark_contenders.py",  # which these import
         "scripts/benchmark_peers.py",
     ],
@@ -35,7 +36,8 @@ setup(
     extras_require={
         "svhn": ["scipy"],
         "onnx": ["onnx", "onnxruntime"],
-        "test": ["pytest", "pytest-xdist", "ruff", "scipy", "onnx", "onnxruntime"],
+        "plot": ["matplotlib"],
+        "test": ["pytest", "pytest-xdist", "ruff", "scipy", "onnx", "onnxruntime", "matplotlib"],
         "benchmark": ["torch", "jax"],
     },
 )
