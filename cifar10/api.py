@@ -78,10 +78,10 @@ class Model:
     def evaluate(self, dataset, data_dir=DATA_DIR, split="test"):
         """Returns the evaluation.Result, with its `precision`, on the images 'test' or 'train' of a data set."""
         source = settings.data_source(dataset, data_dir)
-        name = history.model(os.path.dirname(self.checkpoint))
+        name, image_size = (of(os.path.dirname(self.checkpoint)) for of in (history.model, history.image_size))
         network = settings.served_network(name, source.dataset.num_classes, use_fp16=False)
         examples = source.load(split)
-        evaluator = evaluation.Evaluator(examples, examples.count, BATCH_SIZE, network)
+        evaluator = evaluation.Evaluator(examples, examples.count, BATCH_SIZE, network, image_size=image_size)
         try:
             return evaluator.evaluate(self.checkpoint)[0]
         finally:

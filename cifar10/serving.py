@@ -175,7 +175,8 @@ class TrainedNetwork:
             self.restore(session)
             values = {variable.op.name: variable for variable in tf.trainable_variables()}
             values, answers = session.run([values, probabilities])
-        return parts.Weights(values, self.image_shape[0]), answers
+        seen = history.image_size(os.path.dirname(self.checkpoint))
+        return parts.Weights(values, self.image_shape[0], seen), answers
 
 
 class Predictor:

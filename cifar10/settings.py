@@ -105,7 +105,9 @@ def _validation(values, data, network):
 
     def evaluator(examples):
         count = min(MAX_EVALUATED, examples.count)
-        return Evaluator(examples, count, EVALUATION_BATCH, served, class_names=dataset.class_names)
+        return Evaluator(
+            examples, count, EVALUATION_BATCH, served, class_names=dataset.class_names, image_size=data.image_size
+        )
 
     return Validation(examples, images, evaluator, every_steps, bool(keep_best), patience or 0)
 

@@ -48,7 +48,7 @@ def model(weights):
         x = keras.layers.Cropping2D(weights.margin, name="crop")(x)
     x = x - ops.mean(x, axis=(1, 2, 3), keepdims=True)
     deviation = ops.sqrt(ops.mean(ops.square(x), axis=(1, 2, 3), keepdims=True))
-    x = x / ops.maximum(deviation, parts.LEAST_DEVIATION)
+    x = x / ops.maximum(deviation, weights.least_deviation)
 
     given = {}  # {layer: its weights, once it is built}
 

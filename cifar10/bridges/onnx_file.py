@@ -104,7 +104,7 @@ class _Graph:
         x = self.node("Sub", x, self.node("ReduceMean", x, axes=[1, 2, 3]))
         deviation = self.node("Sqrt", self.node("ReduceMean", self.node("Mul", x, x), axes=[1, 2, 3]))
         return self.node(
-            "Div", x, self.node("Max", deviation, self.constant("least", np.float32(parts.LEAST_DEVIATION)))
+            "Div", x, self.node("Max", deviation, self.constant("least", np.float32(self._weights.least_deviation)))
         )
 
     def convolve(self, x, layer):
@@ -116,9 +116,7 @@ class _Graph:
         )
 
     def pool(self, x):
-        return self.node(
-            "MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]
-        )  # as SAME of an even size
+        return self.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
 
     def normalize(self, x):
         size = 2 * layers.LRN_RADIUS + 1  # by which ONNX, unlike tf.nn.lrn, divides alpha

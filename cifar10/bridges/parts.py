@@ -7,8 +7,6 @@ import numpy as np
 
 from cifar10.data import datasets
 
-# What tf.image.per_image_standardization divides by at least.
-LEAST_DEVIATION = 1.0 / math.sqrt(datasets.IMAGE_SIZE**2 * datasets.DEPTH)
 DENSE_LAYERS = ("local3", "local4", "softmax_linear")
 
 
@@ -18,11 +16,13 @@ class Weights:
 
     Attributes:
       values: {variable: array}, such as `conv1/weights`; which network it is shows in their shapes.
-      image_size: height and width, in pixels, of the images that it takes; of them it sees the central 24x24.
+      image_size: height and width, in pixels, of the images that it takes; of them it sees the centre.
+      seen: height and width of that, in pixels.
     """
 
     values: dict[str, np.ndarray]
     image_size: int
+    seen: int = datasets.IMAGE_SIZE
 
     def of(self, layer):
         """Returns the weights and the biases of a layer."""
@@ -31,7 +31,12 @@ class Weights:
     @property
     def margin(self):
         """Pixels that the evaluation's crop leaves out on each side."""
-        return (self.image_size - datasets.IMAGE_SIZE) // 2
+        return (self.image_size - self.seen) // 2
+
+    @property
+    def least_deviation(self):
+        """What tf.image.per_image_standardization divides by at least."""
+        return 1.0 / math.sqrt(self.seen**2 * datasets.DEPTH)
 
     @property
     def num_classes(self):
