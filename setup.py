@@ -16,6 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["cifar10", "cifar10.*"]),
+    package_data={"cifar10": ["pretrained/*"]},
     scripts=[
         "scripts/cifar10_train.py",
         "scripts/cifar10_eval.py",
@@ -27,13 +28,16 @@ setup(
         "scripts/cifar10_compare.py",
         "scripts/cifar10_benchmark.py",
         "scripts/cifar10_profile.py",
+        "scripts/cifar10_plot.py",
         "scripts/benchmark_contenders.py",  # which these import
         "scripts/benchmark_peers.py",
     ],
     install_requires=["tensorflow>=2.21,<2.22", "tensorboard>=2.20", "numpy", "six"],
     extras_require={
         "svhn": ["scipy"],
-        "test": ["pytest", "pytest-xdist", "ruff", "scipy"],
+        "onnx": ["onnx", "onnxruntime"],
+        "plot": ["matplotlib"],
+        "test": ["pytest", "pytest-xdist", "ruff", "scipy", "onnx", "onnxruntime", "matplotlib"],
         "benchmark": ["torch", "jax"],
     },
 )

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import cifar10_input
 from cifar10.data import datasets
 from cifar10.errors import RunError, reason
-from cifar10.machine import devices
+from cifar10.machine import devices, terminal
 from cifar10.network import microbatches, model, recipes, summaries
 from cifar10.runs import checkpoints, dashboards, events, history
 
@@ -72,7 +72,7 @@ class Evaluator:
         self._images = examples.images[:num_examples]
         self._class_names = class_names
         facts = {**dashboards.program_facts(history.program()), "images": f"{num_examples:,} of {examples.count:,}"}
-        self._opening = dashboards.opening(facts).SerializeToString()  # of the event file
+        self._opening = dashboards.opening(facts, class_names).SerializeToString()  # of the event file
         batch_size = min(max(1, batch_size // (num_views * BATCHES_AT_ONCE)), num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)
         config = devices.session_config(microbatches.count(num_views * batch_size, network.microbatch_size))
@@ -93,6 +93,11 @@ class Evaluator:
                 self._to_restore = averages.variables_to_restore()
             self._saver = tf.train.Saver(self._to_restore)
             self._session = tf.Session(config=config)
+
+    @property
+    def restored(self):
+        """The names, in a checkpoint, of the variables that it restores."""
+        return list(self._to_restore)
 
     def evaluate(self, path):
         """Evaluates one checkpoint.
@@ -116,15 +121,28 @@ class Evaluator:
             raise RunError(f"{path}: cannot be evaluated ({reason(error)})") from None
         if difference:
             raise RunError(f"{path}: {difference}")
+        return self._measure(checkpoints.step(path))
+
+    def evaluate_values(self, values, step):
+        """Evaluates what a checkpoint of step `step` would hold, {name: array} of `restored`; returns the same."""
+        for name, variable in self._to_restore.items():
+            self._session.run(variable.initializer, {variable.initializer.inputs[1]: values[name]})
+        return self._measure(step)
+
+    def _measure(self, step):
         with concurrent.futures.ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
-            batches = list(pool.map(lambda _: self._session.run(self._outcomes), range(self._num_batches - 1)))
+            progress, batches = terminal.Progress("batch", self._num_batches), []
+            for batch in pool.map(lambda _: self._session.run(self._outcomes), range(self._num_batches - 1)):
+                batches.append(batch)
+                progress.show(len(batches))
+            progress.close()
         last, summary = self._session.run([self._outcomes, self._summaries])
         outcomes = self._in_order([*batches, last])
         if self._class_names:
             shown = dashboards.evaluation(outcomes, self._images, self._class_names)
             summary += self._opening + shown.SerializeToString()  # serialized messages in a row are one message
             self._opening = b""
-        return Result(checkpoints.step(path), int(np.sum(outcomes["correct"])), self._num_examples), summary
+        return Result(step, int(np.sum(outcomes["correct"])), self._num_examples), summary
 
     def _in_order(self, batches):
         """Returns {name: values} of each image of a pass, in file order, of the dicts of batches in any order."""
@@ -257,7 +275,11 @@ class _Waiting:
 
 
 def _evaluate(evaluator, path, event_file):
-    result, summary = evaluator.evaluate(path)
+    return report(*evaluator.evaluate(path), event_file)
+
+
+def report(result, summary, event_file):
+    """Prints the tutorial's line of a Result, and writes it and its summary into an EventFile; returns the Result."""
     print(f"{datetime.datetime.now()}: precision @ 1 = {result.precision:.3f}", flush=True)
     event_file.add_summary(summary, result.step)
     value = tf.Summary.Value(tag="Precision @ 1", simple_value=result.precision)

@@ -211,6 +211,83 @@ def define_training_flags():
         lower_bound=0.0,
         upper_bound=1.0,
     )
+    define_hyper_parameter_flags()
+
+
+def define_hyper_parameter_flags():
+    """Defines the flags that change a recipe, and those of fine-tuning."""
+    flags.DEFINE_float(
+        "learning_rate",
+        None,
+        "Learning rate to begin with, or its peak. Default of this and of the next ones: the recipe's.",
+        lower_bound=0.0,
+        upper_bound=1e3,
+    )
+    flags.DEFINE_float(
+        "momentum",
+        None,
+        "Part of the last update that the next one repeats (Nesterov).",
+        lower_bound=0.0,
+        upper_bound=0.9999,
+    )
+    flags.DEFINE_float(
+        "weight_decay",
+        None,
+        "Weight decay of the layers that have none in the network itself; with --recipe=muon of the last one only.",
+        lower_bound=0.0,
+        upper_bound=1e3,
+    )
+    flags.DEFINE_float(
+        "num_epochs",
+        None,
+        "Epochs after which training ends, instead of --max_steps.",
+        lower_bound=0.0,
+        upper_bound=1e6,
+    )
+    flags.DEFINE_float(
+        "label_smoothing",
+        None,
+        "Part of a label's probability that is divided among all classes.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    for name in ("learning_rate", "momentum", "weight_decay", "num_epochs", "label_smoothing"):
+        flags.register_validator(name, lambda value: value is None or value == value, message="give a number, not NaN")
+    flags.DEFINE_boolean("jitter", None, "Give images another brightness and contrast.")
+    flags.DEFINE_boolean("random_crops", None, "Crop images anywhere, not at the centre.")
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "Checkpoint, or folder of them, with whose weights a new run begins, to fine-tune them; the last layer begins "
+        "anew where its classes are others.",
+    )
+    flags.DEFINE_enum(
+        "freeze", None, list(recipes.LAYERS[:-1]), "The last of the layers, from the image on, that are not trained."
+    )
+
+
+def define_validation_flags():
+    """Defines the flags of what is evaluated between the steps of a training, which those of one machine have."""
+    flags.DEFINE_integer(
+        "eval_every_steps",
+        0,
+        "Steps between two evaluations in the training itself, of the moving averages; 0: none. Their event file is in "
+        "train_dir/eval.",
+        lower_bound=0,
+    )
+    flags.DEFINE_enum(
+        "eval_data",
+        None,
+        ["test", "held_out"],
+        "Images for --eval_every_steps; by default held_out where --num_held_out keeps some, and else test.",
+    )
+    flags.DEFINE_boolean("keep_best", False, "Keep the checkpoint of the highest precision, in train_dir/best.")
+    flags.DEFINE_integer(
+        "early_stopping",
+        0,
+        "Stop after so many evaluations in a row without a higher precision; 0: never.",
+        lower_bound=0,
+    )
 
 
 def define_serving_flags():
@@ -223,7 +300,12 @@ def define_serving_flags():
         "the checkpoint says, or cifar10.",
     )
     flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory whose newest readable checkpoint is used.")
-    flags.DEFINE_string("checkpoint", None, "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000.")
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000; or pretrained, the one that comes with "
+        "the package.",
+    )
     flags.DEFINE_boolean("use_moving_averages", True, "Use the moving averages of the variables.")
     flags.DEFINE_enum(
         "crop",
@@ -232,6 +314,7 @@ def define_serving_flags():
         "What the network sees of an image. central: as in evaluation, the central square, resized to 32x32, of that "
         "the central 24x24. whole: everything, resized to 24x24, whether that keeps its proportions or not.",
     )
+    flags.DEFINE_boolean("list_classes", False, "Print the classes that the network knows, a line each, and end.")
 
 
 class _VersionFlag(flags.BooleanFlag):
@@ -268,12 +351,14 @@ def main(run, positionals=None):
         tf.logging.set_verbosity(tf.logging.ERROR)  # which app.run has set to INFO
         values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
         del values["version"]
-        for name in [name for name in values if name.endswith(("_dir", "checkpoint")) and values[name] is not None]:
+        for name in [
+            name for name in values if name.endswith(("_dir", "checkpoint", "init_from")) and values[name] is not None
+        ]:
             if not values[name]:
                 raise app.UsageError(f"flag --{name}=: give it a path")
             values[name] = os.path.expanduser(values[name])
         if positionals is not None:
-            if len(argv) < 2:
+            if len(argv) < 2 and not values.get("list_classes"):
                 raise app.UsageError(f"no {positionals}: name at least one")
             values[positionals] = argv[1:]
         elif len(argv) > 1:

@@ -9,10 +9,13 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from cifar10.bridges import keras_file, onnx_file, parts
+from cifar10.bridges import model_card as card
 from cifar10.data import crops, datasets, picture_ops, pictures
 from cifar10.errors import DataError, RunError, reason
 from cifar10.machine import devices
@@ -21,7 +24,19 @@ from cifar10.runs import checkpoints, history
 
 # What an export folder holds beside the SavedModel if it is asked to.
 TFLITE_FILE = "model.tflite"
-LABELS_FILE = "labels.txt"  # the class of each of its probabilities, a line each
+INT8_FILE = "model_int8.tflite"
+# Of standardization and normalization, which int8 is too coarse for.
+FLOAT_OPS = ("MEAN", "SUB", "SQUARED_DIFFERENCE", "SQRT", "RSQRT", "MAXIMUM", "DIV", "MUL")
+ONNX_FILE = "model.onnx"
+KERAS_FILE = "model.keras"
+LABELS_FILE = "labels.txt"  # the class of each of their probabilities, a line each
+CARD_FILE = "MODEL_CARD.md"
+
+PRETRAINED = "pretrained"  # what --checkpoint calls the one that comes with the package
+PRETRAINED_DIR = os.path.join(os.path.dirname(__file__), PRETRAINED)
+
+MAX_DIFFERENCE = 1e-5  # of a probability, between the network here and in another library
+NUM_PROBES = 16  # images on which that is looked at
 
 
 def class_names(dataset, data_dir, checkpoint):
@@ -33,8 +48,25 @@ def class_names(dataset, data_dir, checkpoint):
       data_dir: where your own pictures were imported to.
       checkpoint: path, `…/model.ckpt-<step>`.
     """
-    dataset = dataset or history.recorded(os.path.dirname(checkpoint), "dataset") or datasets.CIFAR10.name
-    return datasets.named(dataset, data_dir).class_names
+    return datasets.named(dataset_name(dataset, checkpoint), data_dir).class_names
+
+
+def dataset_name(dataset, checkpoint):
+    """Returns the name of the data set that `class_names` takes the classes of."""
+    return dataset or history.recorded(os.path.dirname(checkpoint), "dataset") or datasets.CIFAR10.name
+
+
+def checkpoint_folder(name):
+    """Returns the folder that comes with the package if PRETRAINED is meant, and any other name as it is.
+
+    Raises:
+      RunError: this copy of the package has none.
+    """
+    if name != PRETRAINED:
+        return name
+    if not checkpoints.paths(PRETRAINED_DIR):
+        raise RunError(f"{PRETRAINED}: this copy of the package comes without that checkpoint; train a network first")
+    return PRETRAINED_DIR
 
 
 def find_checkpoint(checkpoint, checkpoint_dir):
@@ -42,12 +74,13 @@ def find_checkpoint(checkpoint, checkpoint_dir):
 
     Args:
       checkpoint: None; or `…/model.ckpt-<step>`, or the path of one of its files, as the shell completes it; or a
-        folder in place of checkpoint_dir.
+        folder in place of checkpoint_dir; or PRETRAINED.
       checkpoint_dir: a train_dir, of which the newest readable checkpoint is meant.
 
     Raises:
       RunError: there is none.
     """
+    checkpoint = checkpoint_folder(checkpoint)
     if checkpoint and not os.path.isdir(checkpoint):
         path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", checkpoint)
         if not os.path.isfile(checkpoints.file(path)):
@@ -128,6 +161,23 @@ class TrainedNetwork:
         with contextlib.redirect_stdout(sys.stderr), checkpoints.fitted(self.checkpoint, variables) as fitting:
             tf.train.Saver(variables).restore(session, fitting)
 
+    def weights(self, images):
+        """Returns the bridges' parts.Weights, and the probabilities of images, float32 [n, num_classes].
+
+        Args:
+          images: uint8 [n, *image_shape].
+
+        Raises:
+          RunError: as restore.
+        """
+        with tf.Graph().as_default(), tf.Session() as session:
+            probabilities = self.probabilities(tf.constant(images))
+            self.restore(session)
+            values = {variable.op.name: variable for variable in tf.trainable_variables()}
+            values, answers = session.run([values, probabilities])
+        seen = history.image_size(os.path.dirname(self.checkpoint))
+        return parts.Weights(values, self.image_shape[0], seen), answers
+
 
 class Predictor:
     """A trained network in a session: picture files -> probabilities."""
@@ -164,13 +214,21 @@ class Predictor:
         names = iter(names)
         while chunk := list(itertools.islice(names, self._batch.shape[0])):
             images = list(pictures.load_each(chunk, self._crop))
-            batch = np.zeros(self._batch.shape, np.uint8)  # what no image fills is computed in vain
-            for i, image in enumerate(images):
-                if not isinstance(image, DataError):
-                    batch[i] = image
-            probabilities = self._session.run(self._probabilities, {self._batch: batch})
-            for name, image, values in zip(chunk, images, probabilities, strict=False):  # the batch may be longer
+            nothing = np.zeros(self._batch.shape[1:], np.uint8)
+            probabilities = self.probabilities([nothing if isinstance(i, DataError) else i for i in images])
+            for name, image, values in zip(chunk, images, probabilities, strict=True):
                 yield name, image if isinstance(image, DataError) else values
+
+    def probabilities(self, images):
+        """Returns the probabilities of images: float32 [n, num_classes] of uint8 [n, *image_shape]."""
+        size = self._batch.shape.as_list()[0]
+        found = [np.zeros([0, self._probabilities.shape.as_list()[1]], np.float32)]
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            batch = np.zeros(self._batch.shape.as_list(), np.uint8)  # what no image fills is computed in vain
+            batch[: len(part)] = part
+            found.append(self._session.run(self._probabilities, {self._batch: batch})[: len(part)])
+        return np.concatenate(found)
 
     def close(self):
         self._session.close()
@@ -193,7 +251,26 @@ def as_json(picture, predictions):
     return json.dumps({"picture": picture, "predictions": predictions})
 
 
-def export(network, export_dir, tflite=False):
+@dataclasses.dataclass(frozen=True)
+class Forms:
+    """What an export writes beside the SavedModel.
+
+    Attributes:
+      tflite: TFLITE_FILE: see _write_tflite.
+      calibration: uint8 [n, *image_shape] on which INT8_FILE's ranges are measured, or None for no such file.
+      onnx: ONNX_FILE: see onnx_file.write.
+      keras: KERAS_FILE: see keras_file.write.
+      card: the text of CARD_FILE, or None.
+    """
+
+    tflite: bool = False
+    calibration: np.ndarray | None = None
+    onnx: bool = False
+    keras: bool = False
+    card: str | None = None
+
+
+def export(network, export_dir, tflite=False, forms=None):
     """Writes a trained network as a SavedModel, whole or not at all.
 
     Its signatures take a batch of images of any number. `serving_default` takes image_bytes, string [batch], files'
@@ -204,17 +281,79 @@ def export(network, export_dir, tflite=False):
     Args:
       network: a TrainedNetwork.
       export_dir: the folder to write; it may exist if it is empty. TensorFlow Serving wants a number as its name.
-      tflite: whether to write TFLITE_FILE and LABELS_FILE into it too: see _write_tflite.
+      tflite: short for forms=Forms(tflite=True).
+      forms: the Forms that are written into it too, with LABELS_FILE.
 
     Raises:
-      RunError: export_dir holds something or cannot be written, or the checkpoint is as in Predictor.
+      RunError: export_dir holds something or cannot be written, or the checkpoint is as in Predictor; or another
+        library is not there, or does not return what the network here does.
     """
-    if tflite and network.use_fp16:
-        raise RunError("--tflite: TF Lite does not compute in bfloat16; export it without --use_fp16")
+    forms = forms or Forms(tflite=tflite)
+    for name in ("tflite", "onnx", "keras"):
+        if getattr(forms, name) and network.use_fp16:
+            what = "TF Lite does not compute in bfloat16" if name == "tflite" else "it computes in float32"
+            raise RunError(f"--{name}: {what}; export it without --use_fp16")
+    if forms.onnx:
+        onnx_file.require()
     with _new_folder(export_dir) as folder:
         _write_saved_model(folder, network)
-        if tflite:
-            _write_tflite(folder, network)
+        if forms.tflite:
+            _write_tflite(folder, network, forms.calibration)
+        if forms.onnx or forms.keras:
+            _write_bridges(folder, network, forms)
+        if forms.card is not None:
+            _write_text(folder, CARD_FILE, forms.card)
+
+
+def model_card(network, forms):
+    """Returns the text of an export's card: see bridges.model_card.
+
+    Args:
+      network: the TrainedNetwork.
+      forms: {one of tflite, int8, onnx and keras: whether it is written}.
+    """
+    folder, step = os.path.dirname(network.checkpoint), checkpoints.step(network.checkpoint)
+    size = network.image_shape[0]
+    pixels = f"[n, {size}, {size}, 3], to probabilities in the order of `{LABELS_FILE}`"
+    files = {"saved_model.pb": "SavedModel, from files or pixels to classes and probabilities"}
+    for form, name, what in (
+        ("tflite", TFLITE_FILE, f"TF Lite, from uint8 {pixels}; n is 1"),
+        ("int8", INT8_FILE, "the same in int8"),
+        ("onnx", ONNX_FILE, f"ONNX, from uint8 {pixels}"),
+        ("keras", KERAS_FILE, f"Keras 3, from uint8 {pixels}"),
+    ):
+        if forms.get(form):
+            files[name] = what
+    measured = [line for line in history.evaluations(folder) if line.get("step") == step]
+    evaluations = [f"{line['correct']} of {line['of']} {line['images']} images" for line in measured[-1:]]
+    averages = "moving averages" if network.use_moving_averages else "variables"
+    title = f"The {averages} of {os.path.basename(network.checkpoint)}"
+    return card.text(title, network.class_names, files, history.newest_start(folder), evaluations)
+
+
+def _write_bridges(folder, network, forms):
+    """Writes the network for ONNX and Keras, and looks whether they return what it does itself."""
+    # Noise of all degrees of contrast, the lowest of which is none.
+    noise = np.random.RandomState(0).uniform(-128, 128, [NUM_PROBES, *network.image_shape])
+    probes = (128 + noise * np.linspace(0, 1, NUM_PROBES)[:, np.newaxis, np.newaxis, np.newaxis]).astype(np.uint8)
+    weights, expected = network.weights(probes)
+
+    def compare(path, probabilities):
+        difference = np.abs(probabilities(path, probes) - expected).max()
+        if not difference <= MAX_DIFFERENCE:
+            raise RunError(
+                f"{os.path.basename(path)}: gives probabilities that differ by {difference:.1e}; not exported"
+            )
+
+    if forms.onnx:
+        path = os.path.join(folder, ONNX_FILE)
+        onnx_file.write(path, weights, network.class_names)
+        compare(path, onnx_file.probabilities)
+    if forms.keras:
+        path = os.path.join(folder, KERAS_FILE)
+        keras_file.write(path, weights)
+        compare(path, keras_file.probabilities)
+    _write_labels(folder, network)
 
 
 def _write_saved_model(folder, network):
@@ -242,11 +381,11 @@ def _write_saved_model(folder, network):
         _save(session, folder, signatures)
 
 
-def _write_tflite(folder, network):
+def _write_tflite(folder, network, calibration=None):
     """Writes the network for TF Lite, which has no op for decoding nor for this resizing: they are left to the caller.
 
     It takes one image, `image`, uint8 [1, *image_shape], as from pictures.fit, and returns `probabilities`, float32
-    [1, num_classes], in the order of LABELS_FILE.
+    [1, num_classes], in the order of LABELS_FILE. With calibration images, see Forms, the same in int8 too: see _int8.
     """
     with tempfile.TemporaryDirectory() as fixed:
         with tf.Graph().as_default(), tf.Session() as session:
@@ -255,11 +394,59 @@ def _write_tflite(folder, network):
             network.restore(session)
             signature = tf.saved_model.predict_signature_def({"image": image}, {"probabilities": probabilities})
             _save(session, fixed, {"serving_default": signature})
-        content = tf.compat.v2.lite.TFLiteConverter.from_saved_model(fixed).convert()
-    with open(os.path.join(folder, TFLITE_FILE), "wb") as file:
-        file.write(content)
-    with open(os.path.join(folder, LABELS_FILE), "w", encoding="utf-8") as file:
-        file.writelines(f"{name}\n" for name in network.class_names)
+        contents = {TFLITE_FILE: tf.compat.v2.lite.TFLiteConverter.from_saved_model(fixed).convert()}
+        if calibration is not None:
+            contents[INT8_FILE] = _int8(fixed, calibration)
+    for name, content in contents.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(content)
+    _write_labels(folder, network)
+
+
+def _int8(saved_model, calibration):
+    """Returns a SavedModel as a TF Lite file of int8, all but its FLOAT_OPS; for calibration see Forms.
+
+    The converter itself would put the division by an image's deviation in int8 too, whose kernel takes the byte 0, in
+    the middle of the range, for the number 0, and refuses those images: see findings/.
+    """
+
+    def images():
+        return ([image[np.newaxis]] for image in calibration)
+
+    converter = tf.compat.v2.lite.TFLiteConverter.from_saved_model(saved_model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = images
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(FLOAT_OPS))
+    with _quiet():
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=images, debug_options=options
+        )
+        return debugger.get_nondebug_quantized_model()  # the one way to leave ops out
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Leaves out that another package has a newer interpreter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def tflite_probabilities(path, images):
+    """Returns what TF Lite makes of the file at path: float32 [n, classes] of uint8 [n, size, size, 3]."""
+    with _quiet():
+        interpreter = tf.lite.Interpreter(path)
+    run = interpreter.get_signature_runner()
+    return np.concatenate([run(image=image[np.newaxis])["probabilities"] for image in images])
+
+
+def _write_labels(folder, network):
+    _write_text(folder, LABELS_FILE, "".join(f"{name}\n" for name in network.class_names))
+
+
+def _write_text(folder, name, text):
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _save(session, folder, signatures):

@@ -1,19 +1,29 @@
 """The values of the scripts' flags -> the objects that the rest of the package takes."""
 
+import dataclasses
 import typing
 
+from cifar10 import serving
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.data import datasets, records
 from cifar10.data.source import Source
+from cifar10.errors import RunError
+from cifar10.evaluation import Evaluator
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
 from cifar10.runs.run import RunOptions
 from cifar10.runs.trainer import TrainingData
+from cifar10.validation import Validation
 
 
 def data_source(dataset, data_dir, data_url=None, data_sha256=None):
     """Returns the Source that the flags of flags.define_data_flags mean."""
     return Source(records.as_found(datasets.named(dataset, data_dir), data_dir), data_dir, data_url, data_sha256)
+
+
+MAX_EVALUATED = 10_000  # images that an evaluation while training is of, as cifar10_eval.py's is by default
+EVALUATION_BATCH = 128  # images
+HYPER_PARAMETERS = ("learning_rate", "momentum", "weight_decay", "num_epochs", "label_smoothing", "jitter")
 
 
 class Training(typing.NamedTuple):
@@ -23,6 +33,7 @@ class Training(typing.NamedTuple):
     data: TrainingData
     recipe: recipes.Recipe
     options: RunOptions
+    validation: Validation | None
 
 
 def training(values):
@@ -32,6 +43,9 @@ def training(values):
       values: {flag: value}: `dataset`, `data_dir`, `model`, `recipe`, `lrn`, `conv`, `microbatch_size`, `use_fp16`,
         `seed` and `num_held_out`, and any of the others but `batch_size` and `log_device_placement`, which are the
         step's.
+
+    Raises:
+      UserError: they do not go together, or what they name is not there.
     """
     values = dict(values)
     source = data_source(*(values.pop(name, None) for name in ("dataset", "data_dir", "data_url", "data_sha256")))
@@ -53,7 +67,49 @@ def training(values):
         values.pop("min_fraction_of_examples_in_queue", MIN_FRACTION_OF_EXAMPLES_IN_QUEUE),
         values.pop("image_size", datasets.IMAGE_SIZE),
     )
-    return Training(network, data, recipes.RECIPES[values.pop("recipe")], RunOptions(**values))
+    recipe = _recipe(values)
+    validation = _validation(values, data, network)
+    if values.get("init_from"):
+        values["init_from"] = serving.find_checkpoint(values["init_from"], None)
+    for name in values.keys() - {field.name for field in dataclasses.fields(RunOptions)}:
+        raise RunError(f"--{name}: there is no such flag; cifar10_train.py --help lists them")
+    return Training(network, data, recipe, RunOptions(**values), validation)
+
+
+def _recipe(values):
+    """Returns the Recipe that is meant, and takes its flags out of the values."""
+    names = {**{name: name for name in (*HYPER_PARAMETERS, "random_crops")}, "freeze": "frozen"}
+    changes = {attribute: values.pop(name, None) for name, attribute in names.items()}
+    changes = {attribute: value for attribute, value in changes.items() if value is not None}
+    if "num_epochs" in changes and values.get("max_steps") is not None:
+        raise RunError("--num_epochs: --max_steps says already when training ends; give one of them")
+    return recipes.RECIPES[values.pop("recipe")].changed(changes)
+
+
+def _validation(values, data, network):
+    """Returns the Validation that is meant, or None, and takes its flags out of the values."""
+    every_steps, images, keep_best, patience = (
+        values.pop(name, None) for name in ("eval_every_steps", "eval_data", "keep_best", "early_stopping")
+    )
+    for name, value in (("eval_data", images), ("keep_best", keep_best), ("early_stopping", patience)):
+        if value and not every_steps:
+            raise RunError(f"--{name}: nothing is evaluated while training; give --eval_every_steps too")
+    if not every_steps:
+        return None
+    if images == "held_out" and not data.num_held_out:
+        raise RunError("--eval_data=held_out: no images are held out; give --num_held_out too")
+    images = images or ("held_out" if data.num_held_out else "test")
+    examples = data.source.load("test") if images == "test" else data.load_held_out()
+    dataset = data.source.dataset
+    served = served_network(network.name, dataset.num_classes, network.dtype != "float32")
+
+    def evaluator(examples):
+        count = min(MAX_EVALUATED, examples.count)
+        return Evaluator(
+            examples, count, EVALUATION_BATCH, served, class_names=dataset.class_names, image_size=data.image_size
+        )
+
+    return Validation(examples, images, evaluator, every_steps, bool(keep_best), patience or 0)
 
 
 def served_network(name, num_classes, use_fp16):

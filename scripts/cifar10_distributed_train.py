@@ -22,6 +22,7 @@ from cifar10.cluster.collectives import KINDS
 AGREED = (
     *("batch_size", "dataset", "num_held_out", "seed", "model", "lrn", "conv", "microbatch_size"),
     *("use_fp16", "recipe", "max_steps", "all_reduce", "image_size"),
+    *("learning_rate", "momentum", "weight_decay", "num_epochs", "label_smoothing", "jitter", "random_crops", "freeze"),
 )
 
 
@@ -43,7 +44,7 @@ def run(*, local_workers, end_with_stdin, worker_hosts, task_index, listen_on_ne
 
 def train(cluster, supervised, values):
     """Trains as a worker, with the values of the flags."""
-    agreed = {f"--{name}": values[name] for name in AGREED}
+    agreed = {f"--{name}": values.get(name) for name in AGREED}
     kind, *seconds = (values.pop(name) for name in ("all_reduce", "hang_secs", "max_wait_secs"))
     batch_size, log_placement = values.pop("batch_size"), values.pop("log_device_placement")
     training = settings.training({name: value for name, value in values.items() if not name.startswith("eval_")})

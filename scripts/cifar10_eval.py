@@ -8,7 +8,7 @@ import inspect
 
 from absl import flags as absl_flags
 
-from cifar10 import evaluation, flags, settings
+from cifar10 import evaluation, flags, serving, settings
 from cifar10.network.model import NETWORKS
 from cifar10.runs import history
 
@@ -32,6 +32,7 @@ def run(
     model,
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
+    checkpoint_dir = serving.checkpoint_folder(checkpoint_dir)
     source = settings.data_source(dataset, data_dir, data_url, data_sha256)
     examples = source.load("test" if eval_data == "test" else "train")
     if eval_data == "held_out":

@@ -9,17 +9,69 @@ The files are JPEG, PNG, GIF, or BMP of 8, 24 or 32 bits without run lengths. We
 needs more than a graph. One that is refused fails its batch.
 """
 
+import os
+
 from absl import flags as absl_flags
 
-from cifar10 import flags, serving
+from cifar10 import flags, serving, settings
+from cifar10.errors import RunError
+
+CALIBRATING = 500  # training images on which the ranges of int8 are measured
+MEASURED = 1000  # test images on which it is compared with float32
 
 
-def run(*, export_dir, tflite, dataset, data_dir, checkpoint, checkpoint_dir, use_moving_averages, crop, use_fp16):
+def run(
+    *,
+    export_dir,
+    tflite,
+    dataset,
+    data_dir,
+    checkpoint,
+    checkpoint_dir,
+    use_moving_averages,
+    crop,
+    use_fp16,
+    quantize=False,
+    onnx=False,
+    keras=False,
+    list_classes=False,
+):
     """Exports; the parameters are the flags."""
     path = serving.find_checkpoint(checkpoint, checkpoint_dir)
     names = serving.class_names(dataset, data_dir, path)
-    serving.export(serving.TrainedNetwork(path, names, crop, use_fp16, use_moving_averages), export_dir, tflite)
+    if list_classes:
+        print("\n".join(names), flush=True)
+        return
+    network = serving.TrainedNetwork(path, names, crop, use_fp16, use_moving_averages)
+    train, test = calibration(network, dataset, data_dir) if needs_images(quantize, tflite) else (None, None)
+    card = serving.model_card(network, {"tflite": tflite, "int8": quantize, "onnx": onnx, "keras": keras})
+    serving.export(network, export_dir, forms=serving.Forms(tflite, train, onnx, keras, card))
     print(f"Exported {path} to {export_dir}", flush=True)
+    if quantize:
+        for file in (serving.TFLITE_FILE, serving.INT8_FILE):
+            probabilities = serving.tflite_probabilities(os.path.join(export_dir, file), test.images)
+            right = (probabilities.argmax(axis=1) == test.labels).mean()
+            print(f"{file}: precision @ 1 = {right:.3f} on {test.count} test images", flush=True)
+
+
+def needs_images(quantize, tflite):
+    """Returns whether there are ranges to measure.
+
+    Raises:
+      RunError: there would be nothing to write.
+    """
+    if quantize and not tflite:
+        raise RunError("--quantize: is of TF Lite; give --tflite too")
+    return quantize
+
+
+def calibration(network, dataset, data_dir):
+    """Returns training images as the network takes them, evenly drawn, and the records.Examples to measure it on."""
+    source = settings.data_source(serving.dataset_name(dataset, network.checkpoint), data_dir)
+    if network.crop != "central":
+        raise RunError(f"--quantize: the data set's images are seen as by --crop=central, not {network.crop}")
+    train, test = source.load("train"), source.load("test")
+    return train.images[:: max(1, train.count // CALIBRATING)][:CALIBRATING], test.part(0, min(MEASURED, test.count))
 
 
 def define_flags():
@@ -34,6 +86,21 @@ def define_flags():
         False,
         "Write model.tflite and labels.txt too: an image, uint8 [1, 32, 32, 3] (24 and 24 with --crop=whole), to "
         "probabilities, float32 [1, classes], in the order of the labels.",
+    )
+    absl_flags.DEFINE_boolean(
+        "quantize",
+        False,
+        "With --tflite, write model_int8.tflite too, whose ranges are measured on training images, and compare both on "
+        "test images; it needs the data set in --data_dir.",
+    )
+    absl_flags.DEFINE_boolean(
+        "onnx",
+        False,
+        "Write model.onnx and labels.txt too: images, uint8 [n, 32, 32, 3] (24 and 24 with --crop=whole), to "
+        "probabilities, float32 [n, classes].",
+    )
+    absl_flags.DEFINE_boolean(
+        "keras", False, "Write model.keras and labels.txt too, of the same form, for Keras 3 on any of its backends."
     )
 
 

@@ -19,11 +19,12 @@ def run(*, num_gpus, variables_on="cpu", batch_size, log_device_placement, **val
     training = settings.training(values)
     tower_devices = tuple(devices.of_towers(num_gpus))
     step = towers.Towers(training.network, batch_size, log_device_placement, tower_devices, variables_on)
-    trainer.train(step, training.data, training.recipe, training.options)
+    trainer.train(step, training.data, training.recipe, training.options, training.validation)
 
 
 if __name__ == "__main__":
     flags.define_training_flags()
+    flags.define_validation_flags()
     absl_flags.DEFINE_integer("num_gpus", 1, "How many GPUs to use.", lower_bound=1)
     absl_flags.DEFINE_enum(
         "variables_on",

@@ -33,10 +33,14 @@ def run(
     crop,
     batch_size,
     use_fp16,
+    list_classes=False,
 ):
     """Predicts; the parameters are the flags, and the list of pictures."""
     path = serving.find_checkpoint(checkpoint, checkpoint_dir)
     names = serving.class_names(dataset, data_dir, path)
+    if list_classes:
+        print("\n".join(names), flush=True)
+        return
     if top_k > len(names):
         raise RunError(f"--top_k={top_k}: there are only {len(names)} classes; give a number up to that")
     network = serving.TrainedNetwork(path, names, crop, use_fp16, use_moving_averages)

@@ -14,9 +14,10 @@ def run(*, batch_size, log_device_placement, **values):
     """Trains; the parameters are the flags."""
     training = settings.training(values)
     step = OneDevice(training.network, batch_size, log_device_placement)
-    trainer.train(step, training.data, training.recipe, training.options)
+    trainer.train(step, training.data, training.recipe, training.options, training.validation)
 
 
 if __name__ == "__main__":
     flags.define_training_flags()
+    flags.define_validation_flags()
     flags.main(run)

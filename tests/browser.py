@@ -22,7 +22,7 @@ FLAGS = [
     "--disable-quic",
     "--disable-sync",
     "--no-first-run",
-    "--window-size=1500,3000",  # so high that TensorBoard, which draws what can be seen, draws all
+    "--window-size=1500,9000",  # so high that TensorBoard, which draws what can be seen, draws all
 ]
 # $$(selector) gives the elements that match, also those inside of shadow roots, of which TensorBoard is full.
 DEEP = """

@@ -22,7 +22,7 @@ from cifar10.cluster import local, meeting, members
 from cifar10.cluster.collectives import LOST, Collectives
 from cifar10.errors import Lost, RunError
 from cifar10.machine import devices, signals
-from cifar10.network import loss_scaling, losses, microbatches, towers
+from cifar10.network import loss_scaling, losses, microbatches, optimizer, towers
 from cifar10.network.steps import Step
 from cifar10.runs import trainer
 
@@ -109,7 +109,7 @@ class Workers(Step):
     def build(self, images, labels, recipe, global_step, learning_rate):
         loss_scale = loss_scaling.of_type(self.network.dtype)
         tagged = losses.by_tag(losses.loss(self.network(images), labels, recipe.label_smoothing))
-        variables = tf.trainable_variables()
+        variables = optimizer.trained(recipe)
         cross_entropy = tagged["cross_entropy"]
         scaled = cross_entropy if loss_scale is None else loss_scale.scaled(cross_entropy)
         gradients = tf.gradients(scaled, variables)

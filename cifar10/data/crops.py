@@ -28,6 +28,7 @@ class Distortions:
       jitter: whether to change brightness and contrast.
       calm_step: the step from which on crops are near the centre, which is what evaluation sees; None: never.
       calm_shift: how near, in pixels.
+      random_crops: whether to crop anywhere, or at the centre, as evaluation does.
     """
 
     image_size: int = IMAGE_SIZE
@@ -36,6 +37,7 @@ class Distortions:
     jitter: bool = True
     calm_step: int | None = None
     calm_shift: int = 2
+    random_crops: bool = True
 
 
 def check_size(image_size):
@@ -130,6 +132,9 @@ def draw(seed, step, batch_size, distortions):
     )
     top = _offset(uniform[0], datasets.HEIGHT - distortions.image_size, step, distortions)
     left = _offset(uniform[1], datasets.WIDTH - distortions.image_size, step, distortions)
+    if not distortions.random_crops:
+        top = tf.fill([batch_size], (datasets.HEIGHT - distortions.image_size) // 2)
+        left = tf.fill([batch_size], (datasets.WIDTH - distortions.image_size) // 2)
     brightness = (2.0 * uniform[3] - 1.0) * MAX_BRIGHTNESS_DELTA
     contrast = MIN_CONTRAST + uniform[4] * (MAX_CONTRAST - MIN_CONTRAST)
     return [top, left, uniform[2] < (0.5 if distortions.flip else 0.0), brightness, contrast]

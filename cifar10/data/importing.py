@@ -13,6 +13,7 @@ import numpy as np
 from cifar10.data import datasets, pictures
 from cifar10.data.pictures import EXTENSIONS
 from cifar10.errors import DataError
+from cifar10.machine import terminal
 
 # What folders are called that hold the pictures to train or to test with, in any case.
 SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
@@ -224,6 +225,7 @@ def _read(sources):
     """Reads all pictures; returns the Sources of those that could be read, and uint8 [N, 32, 32, 3]."""
 
     read, images, failures = [], [], []
+    progress = terminal.Progress("picture", len(sources))
     results = pictures.load_each([source.path for source in sources])
     for i, (source, result) in enumerate(zip(sources, results, strict=True), 1):
         if isinstance(result, DataError):
@@ -231,8 +233,10 @@ def _read(sources):
         else:
             read.append(source)
             images.append(result)
+        progress.show(i)
         if i % PROGRESS_PICTURES == 0:
             print(f"Read {i} of {len(sources)} pictures", flush=True)
+    progress.close()
     _report(failures, "unreadable pictures")
     if failures:
         print(f"{len(failures)} of {len(sources)} pictures cannot be read and are left out", flush=True)

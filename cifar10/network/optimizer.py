@@ -35,13 +35,25 @@ def learning_rate(schedule, global_step, batch_size, num_examples=NUM_EXAMPLES_P
 
 def train(total_loss, global_step, learning_rate, recipe=recipes.TUTORIAL, loss_scale=None):
     """Builds one step of gradient descent on total_loss: see apply_gradients, and loss_scaling for loss_scale."""
-    variables = tf.trainable_variables()
+    variables = trained(recipe)
     with tf.name_scope(_SCOPE):
         if loss_scale is None:
             gradients, finite = tf.gradients(total_loss, variables), None
         else:
             gradients, finite = loss_scale.unscaled(tf.gradients(loss_scale.scaled(total_loss), variables))
+        gradients = of_all(gradients, recipe)
     return apply_gradients(gradients, losses.by_tag(total_loss), global_step, learning_rate, recipe, finite)
+
+
+def trained(recipe):
+    """Returns those trainable variables of the current graph that the recipe does not freeze."""
+    return [v for v in tf.trainable_variables() if v.op.name.partition("/")[0] not in recipe.frozen]
+
+
+def of_all(gradients, recipe):
+    """Returns one gradient a trainable variable, None of a frozen one, from those of the `trained` ones."""
+    by_name = {v.op.name: gradient for v, gradient in zip(trained(recipe), gradients, strict=True)}
+    return [by_name.get(v.op.name) for v in tf.trainable_variables()]
 
 
 def apply_gradients(gradients, tagged, global_step, learning_rate, recipe=recipes.TUTORIAL, finite=None):

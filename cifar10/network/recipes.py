@@ -17,6 +17,8 @@ LEARNING_RATE_DECAY_FACTOR = 0.1  # what it is multiplied by then
 INITIAL_LEARNING_RATE = 0.1  # of gradient descent
 LOSS_AVERAGE_DECAY = 0.9  # of the losses that TensorBoard shows, a step
 
+LAYERS = ("conv1", "conv2", "local3", "local4", "softmax_linear")  # of both networks, from the image on
+
 FAST_NUM_EPOCHS = 80.0  # epochs after which the fast recipe's training ends
 MUON_NUM_EPOCHS = 40.0  # and the Muon recipe's
 
@@ -66,6 +68,9 @@ class Recipe:
       orthogonal_decay: weight decay of those weights, instead of any other; a step takes this times the learning rate
         of them away.
       calm: the last part of the steps, in which crops are at most calm_shift pixels from the centre.
+      random_crops: whether images are cropped anywhere, or at the centre.
+      frozen: layers whose variables stay as they are.
+      changes: how it differs from the recipe of its name, in words; empty: not at all.
       alternating_flip: whether an image is mirrored in every other epoch, instead of by chance.
       moving_average_decay: of the variables, a step; less in the first steps: see optimizer.apply_gradients.
     """
@@ -79,6 +84,9 @@ class Recipe:
     orthogonalized: bool = False
     orthogonal_decay: float = 0.0
     jitter: bool = True
+    random_crops: bool = True
+    frozen: tuple[str, ...] = ()
+    changes: str = ""
     alternating_flip: bool = False
     calm: float = 0.0
     calm_shift: int = 2
@@ -95,6 +103,22 @@ class Recipe:
             return MAX_STEPS
         return max(1, int(self.num_epochs * num_examples / batch_size))
 
+    def changed(self, values):
+        """Returns this recipe with other hyper-parameters.
+
+        Args:
+          values: {name: value}: `learning_rate`, the initial one or the peak; `frozen`, the last of the LAYERS that are
+            not trained; or the name of any other attribute.
+        """
+        changes = ", ".join(f"{name} {value}" for name, value in values.items())
+        attributes = dict(values)
+        if "learning_rate" in values:
+            which = "peak" if hasattr(self.learning_rate, "peak") else "initial"
+            attributes["learning_rate"] = dataclasses.replace(self.learning_rate, **{which: values["learning_rate"]})
+        if "frozen" in values:
+            attributes["frozen"] = LAYERS[: LAYERS.index(values["frozen"]) + 1]
+        return dataclasses.replace(self, **attributes, changes=changes)
+
     def distortions(self, flip, max_steps=None):
         """Returns the crops.Distortions of training images.
 
@@ -109,6 +133,7 @@ class Recipe:
             jitter=self.jitter,
             calm_step=calm_step,
             calm_shift=self.calm_shift,
+            random_crops=self.random_crops,
         )
 
 

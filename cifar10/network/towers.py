@@ -59,7 +59,7 @@ class Towers(Step):
                 cross_entropies.append(tagged["cross_entropy"])
                 # The weight decay is the same in every tower: `update` adds its gradient once.
                 scaled = cross_entropies[i] if loss_scale is None else loss_scale.scaled(cross_entropies[i])
-                gradients.append(tf.gradients(scaled, tf.trainable_variables()))
+                gradients.append(tf.gradients(scaled, optimizer.trained(recipe)))
         with tf.device(variables_device):
             return update(gradients, cross_entropies, decays(tagged), recipe, global_step, learning_rate, loss_scale)
 
@@ -73,7 +73,7 @@ def update(gradients, cross_entropies, decays, recipe, global_step, learning_rat
     """Builds the one update from what all towers, or workers, have computed.
 
     Args:
-      gradients: a list a tower of the gradients of its cross entropy, one tensor a trainable variable.
+      gradients: a list a tower of the gradients of its cross entropy, one tensor a variable of optimizer.trained.
       cross_entropies: scalars, one a tower.
       decays: {tag: scalar}: the weight decay, which is added once.
       recipe: the recipes.Recipe.
@@ -84,7 +84,7 @@ def update(gradients, cross_entropies, decays, recipe, global_step, learning_rat
     Returns:
       (train op, float32 scalar: the total loss).
     """
-    variables = tf.trainable_variables()
+    variables = optimizer.trained(recipe)
     with tf.name_scope("average_gradients"):
         means = [_on(variable.device, _mean, each) for variable, *each in zip(variables, *gradients, strict=True)]
         means, finite = (means, None) if loss_scale is None else loss_scale.unscaled(means)
@@ -97,6 +97,7 @@ def update(gradients, cross_entropies, decays, recipe, global_step, learning_rat
         cross_entropy = microbatches.pairwise_sum(cross_entropies)
     tagged = {**decays, "cross_entropy": tf.divide(cross_entropy, len(cross_entropies), name="cross_entropy")}
     tagged["total_loss"] = tf.add_n(list(tagged.values()), name="total_loss")
+    averages = optimizer.of_all(averages, recipe)
     train_op = optimizer.apply_gradients(averages, tagged, global_step, learning_rate, recipe, finite)
     return train_op, tagged["total_loss"]
 

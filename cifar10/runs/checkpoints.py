@@ -320,6 +320,24 @@ def save(savers, session, directory, global_step, keep, still_valid=lambda: True
     return path
 
 
+def write_averages(path, directory):
+    """Writes the moving averages of a checkpoint, and its global step, alone: half of its size, and what is used of it.
+
+    Args:
+      path: the checkpoint.
+      directory: where to write one of the same name.
+
+    Returns:
+      The path of what was written.
+    """
+    reader = tf.train.load_checkpoint(path)
+    names = [name for name in reader.get_variable_to_shape_map() if name.endswith(AVERAGE) or name == "global_step"]
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = [tf.get_variable(name, initializer=reader.get_tensor(name), use_resource=True) for name in names]
+        session.run(tf.global_variables_initializer())
+        return save(Savers(tf.train.Saver(variables, max_to_keep=0), None), session, directory, step(path), keep=0)
+
+
 def companion(path):
     """Returns the path of what was saved with the checkpoint at `path` in files of their own."""
     return os.path.join(os.path.dirname(path), f"{COMPANION}-{step(path)}")

@@ -18,18 +18,18 @@ MAX_CLASSES = 20  # with charts of their own, and with rows in the table
 MAX_MISTAKES = 12
 NO_CLASS = -1  # predicted where the logits are not finite
 
+# Of TensorBoard's address: the Custom Scalars page without smoothing, which by default, 0.6, pulls what was measured a
+# few times only far below its values.
+UNSMOOTHED = "?smoothing=0#custom_scalars&_smoothingWeight=0"
+
 # {category: {chart: regular expressions of its tags}}. The tutorial's `<loss> (raw)` is not there, because TensorBoard
 # 2.21 draws an empty chart of a tag with a bracket in it; the raw total loss is, as the console prints it.
 LAYOUT = {
     "Learning": {
         "Precision @ 1": ["Precision @ 1"],
-        "Total loss: averaged, and raw as on the console": ["total_loss", "console/loss"],
-        "Parts of the loss, averaged": ["cross_entropy", ".*weight_loss"],
+        "Total loss: averaged from 0 on, and raw as on the console": ["total_loss", "console/loss"],
+        "Parts of the loss, averaged from 0 on": ["cross_entropy", ".*weight_loss"],
         "Learning rate": ["learning_rate"],
-    },
-    "Classes": {
-        "Recall: share of a class that is found": ["recall/.*"],
-        "Precision: share of what is found that is right": ["precision/.*"],
     },
     "Layers": {"Sparsity: fraction of activations that are 0": [".*/sparsity"]},
     "Speed": {
@@ -40,16 +40,33 @@ LAYOUT = {
 }
 
 
-def opening(facts):
+# Charts of each class: a chart has the colour of its run for all its lines, so what is to be told apart is not on one.
+CLASS_CHARTS = {"recall": "share of the class that is found", "precision": "share of what is found that is right"}
+
+
+def layout(class_names=None):
+    """Returns {category: {chart: regular expressions of its tags}}, of each class too if they are not too many."""
+    names = _tags(class_names or ())
+    if len(names) > MAX_CLASSES:
+        names = []
+    of_classes = {
+        f"{measure.capitalize()}: {meaning}": {f"{measure}, {name}": [re.escape(f"{measure}/{name}")] for name in names}
+        for measure, meaning in CLASS_CHARTS.items()
+    }
+    return {**LAYOUT, **(of_classes if names else {})}
+
+
+def opening(facts, class_names=None):
     """Returns what a run begins with: the layout of the Custom Scalars page, and a table of facts on the Text page.
 
     Args:
       facts: {name: value}, each with a text that says it on one line.
+      class_names: one name a class, or None for no charts of them.
 
     Returns:
       A tf.Summary.
     """
-    return _join(custom_scalar.pb(_layout()), text.pb("run", _table([*facts.items()])))
+    return _join(custom_scalar.pb(_layout(class_names)), text.pb("run", _table([*facts.items()])))
 
 
 def facts(program, step, data, recipe, start_step, max_steps):
@@ -78,7 +95,7 @@ def facts(program, step, data, recipe, start_step, max_steps):
         f"{dataset.num_examples('test'):,} test images of {dataset.num_classes} classes{held_out}",
         "classes": ", ".join(dataset.class_names),
         "images a step": f"{step.global_batch_size:,} (towers: {step.num_slices})",
-        "recipe": recipe.name,
+        "recipe": recipe.name + (f", but for {recipe.changes}" if recipe.changes else ""),
         "learning rate": str(recipe.learning_rate),
         "momentum": f"{recipe.momentum:g}",
         "label smoothing": f"{recipe.label_smoothing:g}",
@@ -187,14 +204,14 @@ def evaluation(found, images, class_names):
     return _join(tf.Summary(value=values), text.pb("evaluation/classes", _table(rows)))
 
 
-def _layout():
+def _layout(class_names):
     def chart(title, tags):
         return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^({t})$" for t in tags]))
 
     return layout_pb2.Layout(
         category=[
             layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
-            for title, charts in LAYOUT.items()
+            for title, charts in layout(class_names).items()
         ]
     )
 

@@ -16,6 +16,7 @@ from cifar10.runs.journal import Journal
 RECORD = "runs.jsonl"  # one line a start and a stop
 METRICS = "metrics.jsonl"  # what the console prints, to the last digit
 FINISHED = "max_steps"  # the reason of a stop after which no checkpoint follows
+STOPPED_EARLY = "early_stopping"  # another one
 
 
 def program():
@@ -36,7 +37,20 @@ def is_final(train_dir, step):
     last = Journal(os.path.join(train_dir, RECORD)).last()
     if last is None:  # no record: a run of the original tutorial's scripts, or one that has just begun
         return False
-    return last.get("event") == "stop" and last.get("reason") == FINISHED and last.get("step", 0) <= step
+    return (
+        last.get("event") == "stop" and last.get("reason") in (FINISHED, STOPPED_EARLY) and last.get("step", 0) <= step
+    )
+
+
+def evaluations(train_dir):
+    """Returns the lines, as dicts, that evaluations between steps left in the metrics of the run, oldest first."""
+    return Journal(os.path.join(train_dir, METRICS)).having("precision")
+
+
+def newest_start(train_dir):
+    """Returns the record of the newest start in train_dir, a dict; empty where there is none."""
+    starts = [line for line in Journal(os.path.join(train_dir, RECORD)).having("event") if line["event"] == "start"]
+    return starts[-1] if starts else {}
 
 
 def model(train_dir):

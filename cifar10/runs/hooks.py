@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from cifar10.errors import RunError, reason
+from cifar10.machine import terminal
 from cifar10.network import summaries
 from cifar10.runs import checkpoints
 
@@ -51,11 +52,11 @@ class ConsoleHook(StepHook):
         self._num_slices = step.num_slices
         self._log_frequency = log_frequency
         self._event_file = event_file
-        self._start_time = time.time()
+        self._start_time = run.clock()
         self._steps = 0
 
     def begin(self):
-        self._start_time = time.time()
+        self._start_time = self.run.clock()
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._fetches)
@@ -68,7 +69,7 @@ class ConsoleHook(StepHook):
         self._steps += 1
         if not self._log_frequency or step % self._log_frequency:
             return
-        now = time.time()
+        now = self.run.clock()
         duration = (now - self._start_time) / self._steps
         self._start_time, self._steps = now, 0
         examples_per_sec = self._num_slices * self._batch_size / duration
@@ -101,13 +102,27 @@ class SummaryHook(StepHook):
         if results is None:
             return
         self._event_file.add_summary(results, step)
-        now = time.time()
+        now = self.run.clock()
         if self._last is not None:
             speed = self._every_steps / (now - self._last)
             self._event_file.add_summary(
                 tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
             )
         self._last = now
+
+
+class ProgressHook(StepHook):
+    """Shows on a terminal which step it is of how many, and how long the rest will take."""
+
+    def __init__(self, run, max_steps):
+        super().__init__(run)
+        self._progress = terminal.Progress("step", max_steps, run.start_step, run.clock)
+
+    def after_step(self, step, results):
+        self._progress.show(step + 1)
+
+    def end(self, session):
+        self._progress.close()
 
 
 class InputWaitHook(StepHook):
@@ -226,14 +241,16 @@ class SaveHook(StepHook):
             )
             return False
 
-    def _save(self, steps_done, still_valid=lambda: True):
+    def save_into(self, directory, steps_done, keep, still_valid=lambda: True):
+        """Saves a checkpoint in a directory, and returns its path; raises as checkpoints.save and Run.train do."""
         for variable, finite in zip(self._variables, self._session.run(self._finite), strict=True):
             if not finite:
                 raise self.run.diverged(steps_done, f"{variable.op.name} is not finite")
         with self._session.graph.as_default():  # each thread has a default graph of its own
-            path = checkpoints.save(
-                self._savers, self._session, self.run.train_dir, steps_done, self._keep, still_valid
-            )
+            return checkpoints.save(self._savers, self._session, directory, steps_done, keep, still_valid)
+
+    def _save(self, steps_done, still_valid=lambda: True):
+        path = self.save_into(self.run.train_dir, steps_done, self._keep, still_valid)
         self.run.checkpoint = path or self.run.checkpoint
 
     def _restore_state(self):

@@ -1,5 +1,6 @@
 """A file of JSON lines that only grows, and whose lines are whole."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -44,6 +45,19 @@ class Journal:
             if isinstance(values, dict) and wanted.items() <= values.items():
                 return values
         return None
+
+    def having(self, name):
+        """Returns the lines that have a value of this name, as dicts, oldest first: none where there is no file."""
+        try:
+            with open(self.path, encoding="utf-8", errors="replace") as file:
+                lines = file.readlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return [values for values in found if isinstance(values, dict) and name in values]
 
     def _end_of_last_line(self):
         with open(self.path, "rb") as file:

@@ -9,19 +9,26 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import time
 import typing
 
 import tensorflow.compat.v1 as tf
 
 from cifar10.errors import Lost, RunError, reason, refuse_scheme
-from cifar10.machine import locks, signals
+from cifar10.machine import locks, signals, terminal
 from cifar10.network import summaries
 from cifar10.runs import checkpoints, events, history, hooks, profiling
 from cifar10.runs.journal import Journal
 
 LOCK = "trainer.lock"
 # What makes a run that is continued another one than it was: {name on record: what it means}.
-SAID_IF_CHANGED = {"batch_size": "images a step", "recipe": "recipe", "max_steps": "last step", "seed": "seed"}
+SAID_IF_CHANGED = {
+    "batch_size": "images a step",
+    "recipe": "recipe",
+    "hyper_parameters": "hyper-parameters",
+    "max_steps": "last step",
+    "seed": "seed",
+}
 
 # The tutorial's, ours, and those of a run that was killed while it began.
 NAMES_OF_A_RUN = (
@@ -44,6 +51,7 @@ class RunOptions:
       keep_checkpoints: number of checkpoints kept; 0: all.
       save_summaries_steps: steps between two summaries; 0: none.
       profile_steps: the steps to trace, as 'a,b', or None: see profiling.parse.
+      init_from: path of the checkpoint that a new run takes its first weights from, or None.
     """
 
     train_dir: str
@@ -55,6 +63,7 @@ class RunOptions:
     keep_checkpoints: int = 5
     save_summaries_steps: int = 100
     profile_steps: str | None = None
+    init_from: str | None = None
 
 
 class TrainingGraph(typing.NamedTuple):
@@ -65,12 +74,14 @@ class TrainingGraph(typing.NamedTuple):
       loss: float32 scalar, shown and watched for NaN.
       learning_rate: float32 scalar, named when the loss is not finite.
       wait_ms: float64 scalar, the milliseconds that a step waits for its batch.
+      initial: (variable, array) pairs: what a new run begins with otherwise than its initializers say.
     """
 
     train_op: tf.Operation
     loss: tf.Tensor
     learning_rate: tf.Tensor
     wait_ms: tf.Tensor
+    initial: typing.Sequence = ()
 
 
 class Run:
@@ -84,6 +95,8 @@ class Run:
       start_step: int, the global step it continues from.
       step: int, the number of steps done, those before start_step included.
       learning_rate: float, of the newest step, or None.
+      paused_secs: seconds that this process spent between steps on what is not training.
+      enough: whether to stop before max_steps, which what goes on beside the steps may set.
     """
 
     def __init__(self, train_dir, restart=False, description=None):
@@ -103,6 +116,8 @@ class Run:
         self.train_dir = train_dir
         self.checkpoint = self.learning_rate = None
         self.start_step = self.step = 0
+        self.paused_secs = 0.0
+        self.enough = False
         self._told_of_metrics = False
         self._record = Journal(os.path.join(train_dir, history.RECORD))
         self._metrics = Journal(os.path.join(train_dir, history.METRICS))
@@ -184,6 +199,14 @@ class Run:
         """Appends one line to the run's record."""
         self._record.append({"event": event, **values})
 
+    def clock(self):
+        """Returns the time in seconds, as a clock that stands while training pauses shows it."""
+        return time.time() - self.paused_secs
+
+    def evaluations(self):
+        """Returns the lines of the run's metrics that evaluations between its steps wrote, oldest first."""
+        return history.evaluations(self.train_dir)
+
     def log_metrics(self, values):
         """Appends one line to the run's metrics; a disk that is full is reported once and ends nothing."""
         try:
@@ -200,7 +223,7 @@ class Run:
         last = self.checkpoint or "not there: none was saved"
         return RunError(f"step {step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
 
-    def train(self, graph, step, options, opening=None):
+    def train(self, graph, step, options, opening=None, validation=None):
         """Trains the current graph up to global step options.max_steps, and saves; a signal stops it after a step.
 
         Args:
@@ -208,6 +231,7 @@ class Run:
           step: the steps.Step that it was built by.
           options: the RunOptions, with max_steps.
           opening: None, or the tf.Summary to begin with: see dashboards.opening.
+          validation: None, or the validation.Validation, whose hooks go on beside the steps.
 
         Raises:
           RunError: the loss or a variable is not finite, the checkpoint is of another network, or the run cannot be
@@ -225,9 +249,10 @@ class Run:
             if opening is not None:
                 event_file.add_summary(opening, self.start_step)
             save = hooks.SaveHook(self, savers, event_file, options, request)
+            chosen = self._hooks(graph, step, options, save, event_file)
             with tf.train.SingularMonitoredSession(
-                self._hooks(graph, step, options, save, event_file),
-                hooks.Scaffold(saver=savers.checkpoint),
+                chosen + (validation.hooks(self, save, options.max_steps) if validation else []),
+                hooks.Scaffold(saver=savers.checkpoint, init_fn=lambda _, session: _assign(session, graph.initial)),
                 step.target,
                 step.session_config(),
                 checkpoint_filename_with_path=restorable,
@@ -235,7 +260,7 @@ class Run:
                 run_step = self._run_first_step
                 try:
                     # None at max_steps (D8), where StopAtStepHook would run one more step.
-                    while self.step < options.max_steps and not request.signum:
+                    while self.step < options.max_steps and not request.signum and not self.enough:
                         run_step(session, graph.train_op, request)
                         run_step = self._run_step
                 except step.lost:
@@ -245,7 +270,7 @@ class Run:
                         raise Lost(f"saved as {self.checkpoint}") from None
             if request.signum:
                 raise self._interrupted(request)
-        self._record_stop(history.FINISHED)
+        self._record_stop(history.STOPPED_EARLY if self.enough else history.FINISHED)
 
     def _hooks(self, graph, step, options, save, event_file):
         """Returns what goes on beside the steps: console, summaries, checkpoints, traces."""
@@ -253,6 +278,8 @@ class Run:
         if every_steps := options.save_summaries_steps:
             chosen.append(hooks.SummaryHook(self, summaries.merged(), event_file, every_steps))
         chosen.append(save)
+        if terminal.is_there():
+            chosen.append(hooks.ProgressHook(self, options.max_steps))
         if every_steps:
             chosen.append(hooks.InputWaitHook(self, graph.wait_ms, event_file, every_steps))
         if steps := profiling.parse(options.profile_steps, options.max_steps):
@@ -304,6 +331,12 @@ class Run:
             self.record("stop", step=self.step, reason=reason)
         except OSError as error:
             print(f"{self._record.path}: cannot be written ({error.strerror})", flush=True)
+
+
+def _assign(session, values):
+    """Gives variables other values, as (variable, array) pairs."""
+    for variable, value in values:
+        session.run(variable.initializer, {variable.initializer.inputs[1]: value})
 
 
 def check(train_dir):

@@ -8,9 +8,9 @@ from cifar10 import cifar10_input
 from cifar10.data import datasets, records
 from cifar10.data.source import Source
 from cifar10.errors import RunError
-from cifar10.machine import devices
+from cifar10.machine import devices, terminal
 from cifar10.network import optimizer
-from cifar10.runs import dashboards, history, profiling
+from cifar10.runs import dashboards, history, initial, profiling
 from cifar10.runs import run as run_module
 from cifar10.runs.run import Run, TrainingGraph
 
@@ -47,14 +47,19 @@ class TrainingData:
     def refuse_for_queue(self, recipe):
         """Raises RunError if the queue, which knows no epochs and reads whole files, cannot do what is asked of it."""
         found = [f"--num_held_out={self.num_held_out}"] if self.num_held_out else []
-        if recipe.alternating_flip or not recipe.jitter:
-            found.append(f"--recipe={recipe.name}")
+        if recipe.alternating_flip or not recipe.jitter or not recipe.random_crops:
+            found.append(f"--recipe={recipe.name}" + (f" with {recipe.changes}" if recipe.changes else ""))
         if found and self.pipeline == "queue":
             raise RunError(f"--input_pipeline=queue: cannot do {' and '.join(found)}; leave one of them out")
 
     def load(self):
         """Returns the records.Examples that are trained on, downloaded where they are not there, and validated."""
         return self.source.load("train").part(0, self.num_examples)
+
+    def load_held_out(self):
+        """Returns the records.Examples that are held out, as `load`."""
+        examples = self.source.load("train")
+        return examples.part(self.num_examples, examples.count)
 
     def batch(self, examples, step, recipe, start_step, max_steps):
         """Builds the input of a step, from start_step to max_steps; returns the cifar10_input.Batch."""
@@ -74,7 +79,7 @@ class TrainingData:
         )
 
 
-def train(step, data, recipe, options):
+def train(step, data, recipe, options, validation=None):
     """Trains, from the newest checkpoint in options.train_dir or from the beginning, and saves.
 
     Args:
@@ -82,6 +87,7 @@ def train(step, data, recipe, options):
       data: the TrainingData.
       recipe: the recipes.Recipe.
       options: the run.RunOptions.
+      validation: None, or the validation.Validation: what is evaluated between steps.
 
     Raises:
       UserError: what the user has to mend. Until all data has been found to be good, train_dir is not touched.
@@ -97,10 +103,15 @@ def train(step, data, recipe, options):
                 "--max_steps, or begin anew with --restart",
                 flush=True,
             )
+        terminal.say(
+            f"To watch it: tensorboard --logdir {options.train_dir}, then http://localhost:6006/{dashboards.UNSMOOTHED}"
+        )
         step.begin(run.start_step, examples)
         graph = build(step, data, recipe, options, examples, run.start_step)
+        if options.init_from and run.checkpoint is None:
+            graph = graph._replace(initial=initial.values(options.init_from, data.source.dataset))
         facts = dashboards.facts(history.program(), step, data, recipe, run.start_step, options.max_steps)
-        run.train(graph, step, options, dashboards.opening(facts))
+        run.train(graph, step, options, dashboards.opening(facts, data.source.dataset.class_names), validation)
 
 
 def prepare(step, data, recipe, options):
@@ -147,6 +158,8 @@ def describe(step, data, recipe, options, examples):
         "model": step.network.name,
         "image_size": data.image_size,
         "recipe": recipe.name,
+        "hyper_parameters": recipe.changes or "the recipe's",
+        **({"init_from": options.init_from} if options.init_from else {}),
         "learning_rate": str(recipe.learning_rate),
         "batch_size": step.global_batch_size,
         "max_steps": options.max_steps,

@@ -91,10 +91,13 @@ def test_training_and_evaluation_write_one_layout_whose_charts_all_have_tags(log
     for category in layout_pb2.Layout.FromString(layout).category:
         for chart in category.chart:
             charts[chart.title] = [[t for t in tags if re.match(pattern, t)] for pattern in chart.multiline.tag]
-    assert all(matches for chart in charts.values() for matches in chart)
+    empty = {title for title, chart in charts.items() if not all(chart)}
+    assert {title.removeprefix("precision, ") for title in empty} <= set(CLASSES)  # which nothing is taken for
     shown = {tag for chart in charts.values() for matches in chart for tag in matches}
     assert not [tag for tag in shown if "(" in tag]
     assert {tag for tag in shown if tag.startswith("recall/")} == {f"recall/{name}" for name in CLASSES}
+    for title, chart in charts.items():  # each class alone on its chart, where a run has one colour
+        assert not title.startswith(("recall", "precision")) or [len(tags) for tags in chart] in ([0], [1]), title
     assert tags - shown == {tag for tag in tags if "(raw)" in tag} | {"global_step/sec"}
 
 
@@ -342,7 +345,7 @@ def test_tensorboard_serves_charts_images_tables_and_compute_times(tensorboard):
     query = dict(urllib.parse.parse_qsl(matrix["query"]))
     assert Image.open(io.BytesIO(get(tensorboard, "images/individualImage", **query))).width == drawings.WIDTH
     layout = get(tensorboard, "custom_scalars/layout")
-    assert [category["title"] for category in layout["category"]] == list(dashboards.LAYOUT)
+    assert [category["title"] for category in layout["category"]] == list(dashboards.layout(CLASSES))
     tables = get(tensorboard, "text/text", run="eval", tag="evaluation/classes/text_summary")
     assert "<table>" in tables[0]["text"]
     assert b"conv2/" in get(tensorboard, "graphs/run_metadata", run="train", tag="step_3")
@@ -362,13 +365,19 @@ OPEN_ALL = "$$('tf-category-paginated-view').filter(c => !c.opened).map(c => $$(
 def test_the_pages_show_it_in_a_browser(tensorboard):
     """Every chart of the layout with its lines drawn, the images loaded, tables and layers there, and no error."""
     assert browser.CHROMIUM, "CIFAR10_REQUIRE_CHROMIUM is set, but there is no Chromium"
-    lines = {title: 1 for charts in dashboards.LAYOUT.values() for title in charts}
+    lines = {title: 1 for charts in dashboards.layout(CLASSES).values() for title in charts}
+    lines.update({title: 0 for title in lines if title.startswith("precision, ")})  # of a class nothing is taken for
     lines["Precision @ 1"] = 2  # test and training images, on one chart
     with browser.Browser() as page:
         page.open(f"{tensorboard}/?page=1#custom_scalars")
         for title, least in lines.items():
             page.wait_for(f"$$('{CARD}').some(card => card.title == '{title}' && {LINES} >= {2 * least})")
         assert page.evaluate(f"$$('{CARD}').map(card => card.title)") == list(lines)  # none is there twice
+        # A class alone on its chart: a line a run, of either colour, as it is and smoothed.
+        found = page.evaluate(
+            f"$$('{CARD}').filter(card => /^(recall|precision), /.test(card.title)).map(card => {LINES})"
+        )
+        assert len(found) == 2 * len(CLASSES) and max(found) <= 2 * len(("eval", "eval_train"))
         assert page.errors == []
 
         page.open(f"{tensorboard}/?page=2#images")

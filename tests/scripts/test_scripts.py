@@ -41,7 +41,7 @@ def test_help_lists_every_flag(script, flags):
 NEED_NOT_AGREE = """
     data_dir data_url data_sha256 log_device_placement train_dir restart log_frequency save_checkpoint_secs
     save_checkpoint_steps keep_checkpoints save_summaries_steps profile_steps eval_dir eval_interval_secs local_workers
-    worker_hosts task_index listen_on_network max_wait_secs hang_secs end_with_stdin version
+    worker_hosts task_index init_from listen_on_network max_wait_secs hang_secs end_with_stdin version
 """
 
 
@@ -76,6 +76,8 @@ def test_a_script_says_its_version_whatever_else_it_lacks():
         (["--max_steps=-1"], "flag --max_steps=-1: -1 is not a non-negative integer"),
         (["--batch_size=-5"], "flag --batch_size=-5: -5 is not a positive integer"),
         (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|cifar100|cifar100_coarse|svhn|"),
+        (["--learning_rate=nan"], "flag --learning_rate=nan: give a number, not NaN"),
+        (["--momentum=1"], "flag --momentum=1: 1.0 is not"),
         (["--log_frequency=-1"], "flag --log_frequency=-1: -1 is not a non-negative integer"),
         (["--max_steps=many"], "flag --max_steps=many: invalid literal for int"),
         (["--train_dir="], "flag --train_dir=: give it a path"),

@@ -1,0 +1,70 @@
+"""What only somebody at a terminal gets to see: nothing of it is in a log, or read by a program.
+
+It goes to standard error, if that is a terminal, so lines on standard output stay as they are.
+"""
+
+import sys
+import time
+
+REDRAW_SECS = 0.25  # between two states of a line of progress
+FIRST_SECS = 1.0  # before what is left can be told
+
+
+def is_there():
+    """Returns whether somebody is looking."""
+    return sys.stderr.isatty()
+
+
+def say(line):
+    """Prints a line."""
+    if is_there():
+        print(line, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A line that says how far long work is and how long the rest will take, as `step 1,200 of 5,000, 2 min left`.
+
+    The cursor is left at its beginning, so the next line, of whatever is printed, takes its place.
+    """
+
+    def __init__(self, unit, total, start=0, clock=time.time):
+        """Begins.
+
+        Args:
+          unit: what is counted.
+          total: how many there will be.
+          start: how many were done before.
+          clock: function that returns the time in seconds.
+        """
+        self._unit = unit
+        self._total = total
+        self._start = start
+        self._clock = clock
+        self._began = self._shown = clock()
+        self._width = 0
+
+    def show(self, done):
+        """Shows that so many are done, unless it was shown just now, or nobody is looking."""
+        now = self._clock()
+        if now - self._shown < REDRAW_SECS or not is_there():
+            return
+        self._shown = now
+        line = f"{self._unit} {done:,} of {self._total:,}"
+        if now - self._began >= FIRST_SECS and done > self._start:
+            rest = (now - self._began) / (done - self._start) * (self._total - done)
+            line += f", {duration(rest)} left"
+        print(f"\r{line:{self._width}}", end="\r", file=sys.stderr, flush=True)
+        self._width = len(line)
+
+    def close(self):
+        """Takes the line away."""
+        if self._width:
+            print(" " * self._width, end="\r", file=sys.stderr, flush=True)
+            self._width = 0
+
+
+def duration(secs):
+    """Returns a time in seconds as people say it: `40 s`, `12 min`, `3.5 h`."""
+    if secs < 99.5:
+        return f"{secs:.0f} s"
+    return f"{secs / 60:.0f} min" if secs < 99.5 * 60 else f"{secs / 3600:.1f} h"

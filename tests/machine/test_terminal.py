@@ -1,0 +1,89 @@
+"""What is for somebody at a terminal only."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import published
+import pytest
+from helpers import SCRIPTS, arguments, environment
+
+from cifar10.machine import terminal
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_says_how_far_it_is_and_what_is_left(monkeypatch):
+    """At 2 a second, 6 of 10 after three seconds: four, so two seconds, are left. Then the line is taken away."""
+    screen, now = Terminal(), [100.0]
+    monkeypatch.setattr(sys, "stderr", screen)
+    progress = terminal.Progress("step", 1010, start=1000, clock=lambda: now[0])
+    for done, secs in ((1000, 100.1), (1001, 100.5), (1006, 103.0), (1007, 103.1)):  # the first and last: too soon
+        now[0] = secs
+        progress.show(done)
+    progress.close()
+    lines = [line for line in screen.getvalue().split("\r") if line]
+    assert lines == ["step 1,001 of 1,010", "step 1,006 of 1,010, 2 s left", " " * 29]
+    assert screen.getvalue().endswith("\r") and "\n" not in screen.getvalue()
+
+
+def test_nothing_is_shown_where_nobody_looks(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    now = [0.0]
+    progress = terminal.Progress("step", 10, clock=lambda: now[0])
+    now[0] = 5.0
+    progress.show(5)
+    progress.close()
+    terminal.say("hello")
+    assert log.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("secs", "said"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6000, "1.7 h"), (360000, "100.0 h")]
+)
+def test_durations_are_said_as_people_do(secs, said):
+    assert terminal.duration(secs) == said
+
+
+@pytest.mark.slow
+def test_a_training_on_a_terminal_shows_more_and_prints_the_same(synthetic_dir, tmp_path):
+    """Standard error is a terminal: what it gets is not on standard output."""
+    ours, theirs = pty.openpty()
+    flags = arguments(synthetic_dir, tmp_path / "train", max_steps=60)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "cifar10_train.py", *flags],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env=environment(),
+    )
+    os.close(theirs)
+    with process.stdout:
+        out = process.stdout.read()
+    screen = b""
+    while True:
+        try:
+            part = os.read(ours, 1 << 16)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        screen += part
+    os.close(ours)
+    assert process.wait() == 0
+    console = [line for line in out.splitlines() if re.match(published.CONSOLE_LINE, line)]
+    assert len(console) == 60
+    screen = screen.decode()
+    assert (
+        f"To watch it: tensorboard --logdir {tmp_path / 'train'}, then "
+        "http://localhost:6006/?smoothing=0#custom_scalars&_smoothingWeight=0" in screen
+    )
+    assert re.search(r"\rstep \d+ of 60, \d+ s left *\r", screen)
+    assert "tensorboard" not in out and " of 60" not in out

@@ -1,0 +1,169 @@
+"""The package from Python, and the checkpoint that comes with it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from helpers import SCRIPTS, encode, environment, evaluate, final, run_script, save_network, scene, train
+
+from cifar10 import api, serving
+from cifar10.data import datasets
+from cifar10.errors import DataError, RunError
+from cifar10.runs import checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("train")
+    save_network(directory, [4, 5])
+    return str(directory / "model.ckpt-5")
+
+
+def test_arrays_and_files_get_the_probabilities_of_cifar10_predict(checkpoint, tmp_path):
+    """Which are tested against NumPy in test_serving."""
+    scenes = [scene(32, 32, seed=0), scene(40, 60, seed=1), scene(24, 31, seed=2)]
+    files = []
+    for i, image in enumerate(scenes):
+        (tmp_path / f"{i}.png").write_bytes(encode(image, "PNG"))
+        files.append(str(tmp_path / f"{i}.png"))
+    loaded = api.load(os.path.dirname(checkpoint))
+    assert loaded.checkpoint == checkpoint and loaded.class_names == datasets.CIFAR10.class_names
+    network = serving.TrainedNetwork(checkpoint, datasets.CIFAR10.class_names)
+    expected = np.stack([values for _, values in serving.Predictor(network).predict(files)])
+    for images in (files, scenes):
+        np.testing.assert_allclose(loaded.probabilities(images), expected, atol=1e-6)
+        assert loaded.predict(images) == [loaded.class_names[i] for i in expected.argmax(axis=1)]
+    np.testing.assert_allclose(loaded.probabilities(np.stack([scenes[0]] * 200)), [expected[0]] * 200, atol=1e-6)
+    assert loaded.probabilities([]).shape == (0, 10)
+    np.testing.assert_allclose(loaded.probabilities(files[0]), expected[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros([32, 32, 3], np.float32), "an image is float32 [32, 32, 3]; give uint8 [height, width, 3]"),
+        (np.zeros([32, 32], np.uint8), "an image is uint8 [32, 32]; give uint8 [height, width, 3]"),
+        (np.zeros([0, 32, 3], np.uint8), "an image is uint8 [0, 32, 3]; give uint8 [height, width, 3]"),
+        ("/missing.png", "/missing.png: cannot be read (No such file or directory)"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(image, message, checkpoint):
+    with pytest.raises(DataError) as error:
+        api.load(checkpoint).probabilities([image])
+    assert str(error.value) == message
+
+
+@pytest.mark.slow
+def test_it_trains_and_evaluates_as_the_scripts_do(synthetic_dir, tmp_path):
+    model = api.train(str(tmp_path / "api"), "synthetic", synthetic_dir, max_steps=3, batch_size=16, microbatch_size=8)
+    train(synthetic_dir, tmp_path / "script", max_steps=3)
+    expected = final(tmp_path / "script")
+    for name, value in final(tmp_path / "api").items():
+        np.testing.assert_array_equal(value, expected[name])
+    (result,) = evaluate(synthetic_dir, tmp_path / "script", tmp_path / "eval", num_examples=None)
+    assert model.evaluate("synthetic", synthetic_dir) == result
+    assert model.class_names == datasets.SYNTHETIC.class_names
+    assert tf.get_default_graph().get_operations() == []
+
+
+def test_a_flag_that_is_none_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"--learnig_rate: there is no such flag; cifar10_train\.py --help lists them"):
+        api.train(str(tmp_path / "train"), "synthetic", str(tmp_path), learnig_rate=0.1)
+    with pytest.raises(RunError, match="recipe='quick': should be one of tutorial, fast"):
+        api.train(str(tmp_path / "train"), "synthetic", str(tmp_path), "quick")
+    with pytest.raises(RunError, match=r"No checkpoint file /missing\.index; give --checkpoint as …/model"):
+        api.load("/missing")
+
+
+# --- the checkpoint that comes with the package ---
+
+
+@pytest.fixture
+def pretrained(checkpoint, tmp_path, monkeypatch):
+    """The averages of the checkpoint, with a record, as they would come with the package."""
+    monkeypatch.setattr(serving, "PRETRAINED_DIR", str(tmp_path / "pretrained"))
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "runs.jsonl").write_text('{"event": "start", "dataset": "synthetic"}\n')
+    return checkpoints.write_averages(checkpoint, str(tmp_path / "pretrained"))
+
+
+@pytest.mark.slow
+def test_averages_alone_take_half_of_the_space_and_predict_and_evaluate_alike(
+    pretrained, checkpoint, synthetic_dir, tmp_path
+):
+    def size(path):
+        return os.stat(f"{path}.data-00000-of-00001").st_size
+
+    assert os.path.basename(pretrained) == "model.ckpt-5" and size(pretrained) < 0.51 * size(checkpoint)
+    assert size(pretrained) < 4.3e6
+    images = np.random.RandomState(0).randint(0, 256, [5, 32, 32, 3], dtype=np.uint8)
+    model = api.load("pretrained")
+    assert model.checkpoint == pretrained and model.class_names == datasets.SYNTHETIC.class_names
+    np.testing.assert_array_equal(model.probabilities(images), api.load(checkpoint).probabilities(images))
+    for folder in ("pretrained", os.path.dirname(checkpoint)):
+        (result,) = evaluate(synthetic_dir, folder, tmp_path / "eval")
+        assert result.step == 5
+    with pytest.raises(RunError, match="of another network"):
+        evaluate(synthetic_dir, "pretrained", tmp_path / "eval", use_moving_averages=False)
+
+
+@pytest.mark.slow
+def test_a_training_begins_with_the_pretrained_weights(pretrained, synthetic_dir, tmp_path, capsys):
+    train(synthetic_dir, tmp_path / "train", max_steps=0, init_from="pretrained")
+    assert capsys.readouterr().out.endswith(f"Begins with the weights of {pretrained}, of all layers\n")
+    there = tf.train.load_variable(pretrained, "conv1/weights/ExponentialMovingAverage")
+    np.testing.assert_array_equal(final(tmp_path / "train")["conv1/weights"], there)
+
+
+def test_a_copy_without_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "PRETRAINED_DIR", str(tmp_path / "none"))
+    message = "pretrained: this copy of the package comes without that checkpoint; train a network first"
+    with pytest.raises(RunError, match=message):
+        api.load("pretrained")
+    with pytest.raises(RunError, match=message):
+        serving.checkpoint_folder("pretrained")
+
+
+@pytest.mark.slow
+def test_the_scripts_list_the_classes_of_a_checkpoint(checkpoint):
+    for script in ("cifar10_predict", "cifar10_export"):
+        process = run_script(script, f"--checkpoint={checkpoint}", "--list_classes", check=0)
+        assert process.stdout.split() == list(datasets.CIFAR10.class_names)
+
+
+@pytest.mark.slow
+def test_the_manuals_program_runs(synthetic_dir, tmp_path):
+    """As it is printed, but for its paths, and with fewer steps."""
+    manual = (SCRIPTS / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(from cifar10 import api\n.*?)^```$", manual, re.MULTILINE | re.DOTALL)
+    for text, ours in (("/tmp/mine", str(tmp_path / "run")), ("/tmp/data", synthetic_dir), ("=100", "=3")):
+        assert text in program
+        program = program.replace(text, ours)
+    command = [sys.executable, "-c", program]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment())
+    assert process.returncode == 0, process.stderr
+    *_, precision, line = process.stdout.splitlines()
+    assert 0 <= float(precision) <= 1 and line.startswith("('disc', 'ring',") and line.endswith("run/model.ckpt-3")
+
+
+NOTEBOOK = """
+import sys
+import tensorflow as tf
+from cifar10 import api
+checkpoint, picture = sys.argv[1:]
+assert tf.executing_eagerly()
+print(api.load(checkpoint).predict([picture]))
+assert tf.executing_eagerly() and float(tf.constant(2.0) * 2) == 4
+"""
+
+
+@pytest.mark.slow
+def test_it_leaves_a_notebooks_tensorflow_as_it_was(checkpoint, tmp_path):
+    (tmp_path / "1.png").write_bytes(encode(scene(32, 32), "PNG"))
+    command = [sys.executable, "-c", NOTEBOOK, checkpoint, str(tmp_path / "1.png")]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment())
+    assert process.returncode == 0 and process.stdout.strip(" \n[]'") in datasets.CIFAR10.class_names, process.stderr
