@@ -7,8 +7,35 @@ from cifar10.data import datasets
 from cifar10.data.source import Source
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
+from cifar10.runs import history
 from cifar10.runs.run import RunOptions
 from cifar10.runs.trainer import TrainingData
+
+# Flags of a training that go on as they were, where a run is continued without them.
+CONTINUED = ("dataset", "model", "recipe", "num_held_out", "max_steps", "seed", "lrn", "conv", "use_fp16")
+
+
+def continued(values, given):
+    """Returns the values of a training's flags, those on record of the run in train_dir in the place of defaults.
+
+    Args:
+      values: {flag: value}.
+      given: names of the flags whose values are the user's own.
+
+    Raises:
+      RunError: the record cannot be read, or holds what a training does not write.
+    """
+    if values["restart"]:
+        return values
+    on_record = {name: history.recorded(values["train_dir"], name) for name in (*CONTINUED, "batch_size")}
+    slices = values.get("num_gpus", 1)
+    if (on_record["batch_size"] or 0) % slices:
+        del on_record["batch_size"]  # other towers cannot have the same batch
+    elif on_record["batch_size"]:
+        on_record["batch_size"] //= slices
+    if "recipe" in given and values["recipe"] != on_record["recipe"]:
+        del on_record["max_steps"]  # each recipe has an end of its own
+    return values | {name: value for name, value in on_record.items() if value is not None and name not in given}
 
 
 def data_source(dataset, data_dir, data_url=None, data_sha256=None):
@@ -57,4 +84,5 @@ def training(values):
 
 def served_network(name, num_classes, use_fp16):
     """Returns the Network of a trained checkpoint, as evaluation and prediction compute it."""
-    return model.Network(name, num_classes, devices.compute_type(use_fp16), microbatch_size=microbatches.size(None))
+    dtype = devices.compute_type(use_fp16)
+    return model.Network(name, num_classes, dtype, model.RESTORED, microbatch_size=microbatches.size(None))

@@ -12,6 +12,7 @@ import os
 import sys
 
 import cifar10_eval
+import cifar10_train
 from absl import flags as absl_flags
 
 from cifar10 import flags, settings
@@ -29,6 +30,10 @@ def run(*, local_workers, end_with_stdin, worker_hosts, task_index, listen_on_ne
     """Takes this process's part in the training; the parameters are the flags."""
     if end_with_stdin:
         local.end_with_stdin()
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not (os.environ.get("TF_CONFIG") or worker_hosts or local_workers):
+        print("There is no TF_CONFIG in this pod, as in a TFJob of one replica: training alone", flush=True)
+        train_alone(values)
+        return
     cluster = members.find(os.environ.get("TF_CONFIG"), worker_hosts, task_index, local_workers)
     if cluster is None:
         settings.data_source(*(values[name] for name in ("dataset", "data_dir", "data_url", "data_sha256"))).ensure()
@@ -49,6 +54,12 @@ def train(cluster, supervised, values):
     training = settings.training({name: value for name, value in values.items() if not name.startswith("eval_")})
     step = workers.Workers(training.network, batch_size, log_placement, cluster, agreed, kind, *seconds, supervised)
     workers.train(step, training.data, training.recipe, training.options)
+
+
+def train_alone(values):
+    """Trains as cifar10_train.py does, with the values of the flags."""
+    of_several = {"all_reduce", "hang_secs", "max_wait_secs", "eval_dir", "eval_interval_secs"}
+    cifar10_train.run(**{name: value for name, value in values.items() if name not in of_several})
 
 
 def evaluate(values):

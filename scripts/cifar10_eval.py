@@ -7,6 +7,7 @@ It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the 
 from absl import flags as absl_flags
 
 from cifar10 import evaluation, flags, settings
+from cifar10.data import datasets
 from cifar10.network.model import NETWORKS
 from cifar10.runs import history
 
@@ -30,14 +31,15 @@ def run(
     model,
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
+    evaluation.await_checkpoint(checkpoint_dir, forever=not run_once)  # before anything is downloaded
+    dataset = dataset or history.recorded(checkpoint_dir, "dataset") or datasets.CIFAR10.name
+    eval_dir = evaluation.own_folder(eval_dir, checkpoint_dir)
     source = settings.data_source(dataset, data_dir, data_url, data_sha256)
     examples = source.load("test" if eval_data == "test" else "train")
+    evaluation.say_other_data(checkpoint_dir, source.dataset, examples)
     if eval_data == "held_out":
         examples = evaluation.held_out(examples, dataset, checkpoint_dir)
     num_examples = num_examples or min(10_000, examples.count)
-    trained_on = history.recorded(checkpoint_dir, "dataset")
-    if trained_on not in (None, dataset):
-        print(f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     network = settings.served_network(model or history.model(checkpoint_dir), source.dataset.num_classes, use_fp16)
     evaluator = evaluation.Evaluator(
         examples, num_examples, batch_size, network, use_moving_averages, source.dataset.class_names, int(views)
@@ -48,7 +50,11 @@ def run(
 
 
 def define_flags():
-    absl_flags.DEFINE_string("eval_dir", "/tmp/cifar10_eval", "Directory where to write event logs.")
+    absl_flags.DEFINE_string(
+        "eval_dir",
+        "/tmp/cifar10_eval",
+        "Directory where to write event logs; where it has those of another run, eval_dir-2 is taken, and so on.",
+    )
     absl_flags.DEFINE_enum(
         "eval_data",
         "test",
@@ -77,6 +83,6 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    flags.define_data_flags()
+    flags.define_data_flags(dataset=None)
     define_flags()
     flags.main(run)

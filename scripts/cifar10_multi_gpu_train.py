@@ -31,4 +31,4 @@ if __name__ == "__main__":
         towers.VARIABLES_ON,
         "Where variables, averages of gradients and the update are: cpu, or gpu for the first tower's device.",
     )
-    flags.main(run)
+    flags.main(run, complete=settings.continued)

@@ -19,4 +19,4 @@ def run(*, batch_size, log_device_placement, **values):
 
 if __name__ == "__main__":
     flags.define_training_flags()
-    flags.main(run)
+    flags.main(run, complete=settings.continued)

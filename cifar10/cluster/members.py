@@ -6,16 +6,22 @@ is the first worker: TF_CONFIG's chief, or master, if it has one, and else worke
 
 import dataclasses
 import json
+import re
 import socket
 
 import tensorflow.compat.v1 as tf
 
-from cifar10.errors import ClusterError, reason
+from cifar10.errors import MAX_SHOWN, ClusterError, reason, shortened
 from cifar10.machine import ports
 
 JOBS = ("chief", "worker", "evaluator")
 _ONE_CHIEF = ("chief", "master")  # the latter is the older name
 NAMED = 5  # of those who are missing
+_THIS_HOST = ("127.0.0.1", "[::1]", "localhost")  # as two addresses on one machine may call it
+_SPARSE = (
+    "TF_CONFIG: has a sparseCluster, which names this worker only, and here all workers all-reduce their gradients; "
+    "set enableDynamicWorker to false"
+)
 _NO_PS = (
     "TF_CONFIG: has a parameter server (ps), and here the workers keep the variables themselves and all-reduce their "
     "gradients; leave ps out, and start its machine as one more worker"
@@ -111,26 +117,30 @@ def from_tf_config(text):
     """
     try:
         config = json.loads(text)
-    except ValueError as error:
-        raise ClusterError(f"TF_CONFIG: is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # deep nesting
+        raise ClusterError(f"TF_CONFIG: is not JSON ({reason(error)})") from None
     members, task = (config.get(key) if isinstance(config, dict) else None for key in ("cluster", "task"))
+    if isinstance(config, dict) and config.get("sparseCluster"):
+        raise ClusterError(_SPARSE)
     if not isinstance(members, dict) or not isinstance(task, dict):
         raise ClusterError(
             'TF_CONFIG: must have "cluster": {"worker": ["host:port", …], …} and "task": {"type", "index"}'
         )
     job, index = task.get("type"), task.get("index", 0)
+    if not isinstance(job, str):
+        raise ClusterError(f'TF_CONFIG: the "type" of "task" must be one of {", ".join(JOBS)}, not {shortened(job)}')
     if members.get("ps") or job == "ps":
         raise ClusterError(_NO_PS)
     for name, addresses in members.items():
         if name not in (*JOBS, *_ONE_CHIEF, "ps"):
-            raise ClusterError(f'TF_CONFIG: "cluster" has a job {name!r}; known are {", ".join(JOBS)}')
+            raise ClusterError(f'TF_CONFIG: "cluster" has a job {name[:MAX_SHOWN]!r}; known are {", ".join(JOBS)}')
         if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
-            raise ClusterError(f"TF_CONFIG: {name!r} must be a list of addresses, not {json.dumps(addresses)}")
+            raise ClusterError(f"TF_CONFIG: {name!r} must be a list of addresses, not {shortened(addresses)}")
     chiefs = [address for name in _ONE_CHIEF for address in members.get(name, [])]
     if len(chiefs) > 1:
         raise ClusterError(f"TF_CONFIG: has {len(chiefs)} chiefs; there must be one")
-    if not str(index).isdigit():
-        raise ClusterError(f'TF_CONFIG: the "index" of "task" must be a number from 0, not {json.dumps(index)}')
+    if not re.fullmatch("[0-9]{1,9}", str(index)):
+        raise ClusterError(f'TF_CONFIG: the "index" of "task" must be a number from 0, not {shortened(index)}')
     index = int(index)
     if job in _ONE_CHIEF:
         if not chiefs:
@@ -151,16 +161,29 @@ def _checked(cluster, source):
         raise ClusterError(f"{source}: there is no worker")
     for address in cluster.workers:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise ClusterError(f"{source}: {address!r} is no address; write host:port")
+        if not re.fullmatch(r"[!-~]+", host) or not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) >= 2**16:
+            raise ClusterError(f"{source}: {address[:MAX_SHOWN]!r} is no address; write host:port")
         if cluster.workers.count(address) > 1:
             raise ClusterError(f"{source}: {address} is there {cluster.workers.count(address)} times")
+    _refuse_two_names(cluster, source)
     if cluster.job not in ("worker", "evaluator"):
-        raise ClusterError(f"{source}: this task is of the job {cluster.job!r}; known are {', '.join(JOBS)}")
+        raise ClusterError(
+            f"{source}: this task is of the job {cluster.job[:MAX_SHOWN]!r}; known are {', '.join(JOBS)}"
+        )
     if cluster.job == "worker" and cluster.task >= len(cluster.workers):
         names = ", ".join(map(cluster.worker_name, range(len(cluster.workers))))
         raise ClusterError(f"{source}: this task is {cluster.name}, and there are only {names}")
     return cluster
+
+
+def _refuse_two_names(cluster, source):
+    """Raises a ClusterError where two addresses are one: this machine's, or of a host in capitals and not."""
+    first = {}
+    for address in cluster.workers:
+        host, _, port = address.rpartition(":")
+        same = first.setdefault(("localhost" if host in _THIS_HOST else host.lower(), port), address)
+        if same != address:
+            raise ClusterError(f"{source}: {same} and {address} are one address; each worker has its own")
 
 
 def _refuse_other_machines(cluster):

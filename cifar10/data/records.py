@@ -8,6 +8,7 @@ import numpy as np
 
 from cifar10.data.datasets import DEPTH, HEIGHT, WIDTH
 from cifar10.errors import DataError
+from cifar10.machine import files
 
 RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
 
@@ -54,14 +55,15 @@ def load(dataset, data_dir, split):
       DataError: a file is missing, has another size than its number of records needs, holds a label out of range, or
         has another sha256 than the data set says although other files are as it says.
     """
+    for path, (_, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
+        _check_size(path, count, dataset)  # of all files, before memory is taken for what they should hold
     count = dataset.num_examples(split)
     examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
     start = 0
     for path, (name, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
-        _check_size(path, count, dataset)
         end = start + count
         sha256 = hashlib.sha256()
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             for i in range(start, end, RECORDS_AT_ONCE):
                 j = min(i + RECORDS_AT_ONCE, end)
                 records = np.fromfile(file, np.uint8, (j - i) * dataset.record_bytes).reshape(j - i, -1)
@@ -102,6 +104,13 @@ def _check_size(path, count, dataset):
             f"{path}: expected {count} records of {record_bytes} bytes = {count * record_bytes} bytes, "
             f"found {size} bytes ({whole} records and {rest} bytes); {dataset.remedy}"
         )
+
+
+def _opened(path):
+    try:
+        return open(path, "rb", opener=files.regular)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); make it readable, or choose --data_dir") from None
 
 
 def _check_labels(path, labels, dataset):

@@ -12,12 +12,14 @@ import glob
 import os
 import re
 import shutil
+import tempfile
 import typing
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10.errors import reason
+from cifar10.errors import RunError, reason
+from cifar10.machine import files
 
 NAME = "model.ckpt"
 COMPANION = "optimizer.ckpt"  # of momentum and loss scale, where a training has them
@@ -25,6 +27,11 @@ STATE = "checkpoint"  # the file that names the newest one to readers
 SAVING = ".saving"  # folder below train_dir for the files of a checkpoint that is being written
 DAMAGED = "damaged-"  # goes before the name of a checkpoint that could not be read when a run was continued
 AVERAGE = "/ExponentialMovingAverage"
+
+STEP = "(?:0|[1-9][0-9]{0,17})"  # of a checkpoint's name: a global step, which is an int64
+
+# What TensorFlow's readers take for a pattern of many paths, wherever in a path it is.
+PATTERN_SIGNS = frozenset("*?[]\\")
 
 # What TensorFlow raises for a checkpoint that is missing, truncated, flipped, or not a checkpoint at all.
 UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, OSError)
@@ -36,10 +43,56 @@ def step(path):
 
 
 def paths(directory):
-    """Returns the checkpoints in a directory, oldest step first, whether they can be read or not."""
-    found = glob.glob(os.path.join(glob.escape(directory), f"{NAME}-*.index"))
-    found = [path.removesuffix(".index") for path in found]
-    return sorted((path for path in found if path.rpartition("-")[2].isdigit()), key=step)
+    """Returns the checkpoints in a directory, oldest step first, whether they can be read or not.
+
+    Raises:
+      RunError: the directory is there, and cannot be listed.
+    """
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be read ({error.strerror}); make it readable") from None
+    names = [name.removesuffix(".index") for name in names if re.fullmatch(rf"{NAME}-{STEP}\.index", name)]
+    return sorted((os.path.join(directory, name) for name in names), key=step)
+
+
+@contextlib.contextmanager
+def plain(path):
+    """Yields a path of the same checkpoint that TensorFlow's readers take for one, and not for a pattern.
+
+    Its writers take a path as it is. So a checkpoint in `lr=[0.1]` is written there, and then not found.
+
+    Args:
+      path: the checkpoint, or None.
+    """
+    if path is None or PATTERN_SIGNS.isdisjoint(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "run")
+        os.symlink(os.path.abspath(os.path.dirname(path)), link)
+        yield os.path.join(link, os.path.basename(path))
+
+
+@contextlib.contextmanager
+def reader(path):
+    """Yields TensorFlow's reader of a checkpoint.
+
+    Raises:
+      One of UNREADABLE: OSError if one of its files may not be read, or is no regular file.
+    """
+    for file in glob.glob(f"{glob.escape(path)}.*"):
+        os.close(files.regular(file, os.O_RDONLY))
+    with plain(path) as same:
+        yield tf.train.load_checkpoint(same)
+
+
+def restore(saver, session, path):
+    """Restores a tf.train.Saver's variables from a checkpoint, or raises one of UNREADABLE."""
+    with plain(path) as same:
+        saver.restore(session, same)
 
 
 def fault(path):
@@ -48,18 +101,24 @@ def fault(path):
     Reading everything checks every checksum, and takes some 15 ms for this network.
     """
     try:
-        reader = tf.train.load_checkpoint(path)
-        for name in sorted(reader.get_variable_to_shape_map()):
-            value = reader.get_tensor(name)
-            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-                return f"{name} holds values that are not finite"
+        with reader(path) as found:
+            for name in sorted(found.get_variable_to_shape_map()):
+                value = found.get_tensor(name)
+                if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                    return f"{name} holds values that are not finite"
+                if name == "global_step" and not np.array_equal(value, _named_step(path, value)):
+                    return f"its global step is {value}, which its name does not say"
     except UNREADABLE as error:
         return f"it cannot be read: {reason(error)}"
     return None
 
 
 def newest_readable(directory):
-    """Returns the newest checkpoint whose values are whole and finite, or None; warns of newer ones that are not."""
+    """Returns the newest checkpoint whose values are whole and finite, or None; warns of newer ones that are not.
+
+    Raises:
+      RunError: a newer one may not be read, which is no reason to take an older one.
+    """
     passed_over = []
     newest = None
     for path in reversed(paths(directory)):
@@ -67,10 +126,27 @@ def newest_readable(directory):
         if why is None:
             newest = path
             break
+        _refuse_forbidden(path)
         passed_over.append((path, why))
     for path, why in passed_over:
         print(f"{path}: {why}; " + (f"taking {newest} instead" if newest else "there is none before it"), flush=True)
     return newest
+
+
+def _named_step(path, otherwise):
+    """Returns the global step in a checkpoint's name, or `otherwise` if it has another name than ours."""
+    return step(path) if re.fullmatch(rf"{NAME}-{STEP}", os.path.basename(path)) else otherwise
+
+
+def _refuse_forbidden(path):
+    """Raises RunError if the checkpoint, or its folder, may not be read by this user."""
+    try:
+        for file in _files(path):
+            os.close(files.regular(file, os.O_RDONLY))
+    except PermissionError as error:
+        raise RunError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from None
+    except OSError:
+        pass  # any other fault is the checkpoint's
 
 
 def difference(path, expected):
@@ -83,16 +159,16 @@ def difference(path, expected):
     Raises:
       One of UNREADABLE.
     """
-    reader = tf.train.load_checkpoint(path)
-    shapes = reader.get_variable_to_shape_map()
-    types = reader.get_variable_to_dtype_map()
+    with reader(path) as found:
+        shapes = found.get_variable_to_shape_map()
+        types = found.get_variable_to_dtype_map()
     missing = sorted(expected.keys() - shapes.keys())
     other = []
     for name in sorted(expected.keys() & shapes.keys()):
         variable = expected[name]
-        found, wanted = shapes[name], variable.shape.as_list()
-        if found != wanted:
-            other.append(f"{name} is {found} there, {wanted} here")
+        shape, wanted = shapes[name], variable.shape.as_list()
+        if shape != wanted:
+            other.append(f"{name} is {shape} there, {wanted} here")
         elif types[name] != variable.dtype.base_dtype:
             other.append(f"{name} is {types[name].name} there, {variable.dtype.base_dtype.name} here")
     if not missing and not other:
@@ -193,9 +269,8 @@ def restore_state(session, path):
       The sorted names of those that were not there, or not readable, or of another shape: they are as they were.
     """
     found = {}
-    with contextlib.suppress(*UNREADABLE):
-        reader = tf.train.load_checkpoint(companion(path))
-        found = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    with contextlib.suppress(*UNREADABLE), reader(companion(path)) as saved:
+        found = {name: saved.get_tensor(name) for name in saved.get_variable_to_shape_map()}
     missing = []
     for variable in session.graph.get_collection(tf.GraphKeys.LOCAL_VARIABLES):
         value = found.get(variable.op.name)
@@ -220,7 +295,7 @@ def settle(directory, start):
                 os.replace(file, os.path.join(directory, DAMAGED + os.path.basename(file)))
     whole = {step(path) for path in paths(directory)}
     for name in os.listdir(directory):
-        match = re.fullmatch(rf"({NAME}|{COMPANION})-(\d+)(_temp|\.data-\d+-of-\d+.*|\.index|\.meta)", name)
+        match = re.fullmatch(rf"({NAME}|{COMPANION})-({STEP})(_temp|\.data-\d+-of-\d+.*|\.index|\.meta)", name)
         if not match or int(match[2]) in whole:
             continue
         if os.path.exists(os.path.join(directory, f"{match[1]}-{match[2]}")):  # of TensorFlow before 0.12: one file

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import sys
 import typing
 
 import tensorflow.compat.v1 as tf
@@ -21,7 +22,15 @@ from cifar10.runs.journal import Journal
 
 LOCK = "trainer.lock"
 # What makes a run that is continued another one than it was: {name on record: what it means}.
-SAID_IF_CHANGED = {"batch_size": "images a step", "recipe": "recipe", "max_steps": "last step", "seed": "seed"}
+SAID_IF_CHANGED = {
+    "batch_size": "images a step",
+    "recipe": "recipe",
+    "max_steps": "last step",
+    "seed": "seed",
+    "lrn": "--lrn",
+    "conv": "--conv",
+    "use_fp16": "--use_fp16",
+}
 
 # The tutorial's, ours, and those of a run that was killed while it began.
 NAMES_OF_A_RUN = (
@@ -83,7 +92,7 @@ class Run:
       checkpoint: path of the newest checkpoint: first the one that training continues from, or None.
       start_step: int, the global step it continues from.
       step: int, the number of steps done, those before start_step included.
-      learning_rate: float, of the newest step, or None.
+      learning_rate, loss: floats, of the newest step, or None.
     """
 
     def __init__(self, train_dir, restart=False, description=None):
@@ -92,8 +101,8 @@ class Run:
         Args:
           train_dir: the folder, made if it is not there.
           restart: whether to move what is there aside and begin anew.
-          description: {name: value} of what is recorded of this start; `dataset` and `model` must be those of the
-            starts before it, and `num_held_out` no more than that.
+          description: {name: value} of what is recorded of this start; `dataset`, `classes`, `data`, `model` and
+            `num_held_out` must be those of the start before it.
 
         Raises:
           RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
@@ -101,7 +110,7 @@ class Run:
         """
         description = description or {}
         self.train_dir = train_dir
-        self.checkpoint = self.learning_rate = None
+        self.checkpoint = self.learning_rate = self.loss = None
         self.start_step = self.step = 0
         self._told_of_metrics = False
         self._record = Journal(os.path.join(train_dir, history.RECORD))
@@ -154,11 +163,20 @@ class Run:
                     f"{self.train_dir}: was trained with --{flag}={before}, not {now}; choose that, or another "
                     "--train_dir, or --restart"
                 )
-        before, now = history.recorded(self.train_dir, "num_held_out") or 0, description.get("num_held_out", 0)
-        if self.checkpoint and now > before:
+        if not self.checkpoint:
+            return
+        if other := history.other_images(self.train_dir, description.get("classes"), description.get("data", {})):
             raise RunError(
-                f"{self.train_dir}: was trained with --num_held_out={before}, so on some of the images that {now} "
-                "would hold out; choose that, or another --train_dir, or --restart"
+                f"{self.train_dir}: {other}; choose the --data_dir of those, or another --train_dir, or --restart"
+            )
+        before, now = history.recorded(self.train_dir, "num_held_out") or 0, description.get("num_held_out", 0)
+        if now != before:
+            spoilt = (
+                "and not on those images" if now < before else f"so on some of the images that {now} would hold out"
+            )
+            raise RunError(
+                f"{self.train_dir}: was trained with --num_held_out={before}, {spoilt}; choose that, or another "
+                "--train_dir, or --restart"
             )
 
     def _say_changes(self, description):
@@ -217,13 +235,16 @@ class Run:
             if opening is not None:
                 event_file.add_summary(opening, self.start_step)
             save = hooks.SaveHook(self, savers, event_file, options, request)
-            with tf.train.SingularMonitoredSession(
-                self._hooks(graph, step, options, save, event_file),
-                hooks.Scaffold(saver=savers.checkpoint),
-                step.target,
-                step.session_config(),
-                checkpoint_filename_with_path=self.checkpoint,
-            ) as session:
+            with (
+                checkpoints.plain(self.checkpoint) as readable,
+                tf.train.SingularMonitoredSession(
+                    self._hooks(graph, step, options, save, event_file),
+                    hooks.Scaffold(saver=savers.checkpoint),
+                    step.target,
+                    step.session_config(),
+                    checkpoint_filename_with_path=readable,
+                ) as session,
+            ):
                 run_step = self._run_first_step
                 try:
                     # None at max_steps (D8), where StopAtStepHook would run one more step.
@@ -238,6 +259,13 @@ class Run:
             if request.signum:
                 raise self._interrupted(request)
         self._record_stop(history.FINISHED)
+        if self.loss is not None:
+            print(
+                f"{self.train_dir}: ended at step {self.step} with loss {self.loss:.2f}; saved as {self.checkpoint}. "
+                f"To evaluate it: cifar10_eval.py --run_once --checkpoint_dir={self.train_dir}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _hooks(self, graph, step, options, save, event_file):
         """Returns what goes on beside the steps: console, summaries, checkpoints, traces."""
@@ -306,6 +334,8 @@ def check(train_dir):
         raise RunError(f"{existing}: is a file; choose another --train_dir")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RunError(f"{existing}: cannot be written; choose another --train_dir")
+    if not os.access(existing, os.R_OK):
+        raise RunError(f"{existing}: cannot be read; make it readable, or choose another --train_dir")
     if os.path.isdir(train_dir):
         names = sorted(os.listdir(train_dir))
         if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names):
@@ -313,7 +343,8 @@ def check(train_dir):
 
 
 def _cannot_write(train_dir, error):
-    return RunError(f"{train_dir}: cannot be written ({error.strerror}); choose another --train_dir")
+    path = error.filename or train_dir
+    return RunError(f"{path}: cannot be written ({error.strerror}); choose another --train_dir")
 
 
 def _move_aside(train_dir):

@@ -1,6 +1,7 @@
 """A training from its data to its last checkpoint: what all training scripts do."""
 
 import dataclasses
+import sys
 
 import tensorflow.compat.v1 as tf
 
@@ -94,6 +95,8 @@ def train(step, data, recipe, options):
                 "--max_steps, or begin anew with --restart",
                 flush=True,
             )
+        elif run.checkpoint:
+            print(f"{options.train_dir}: continues from step {run.start_step}", file=sys.stderr, flush=True)
         step.begin(run.start_step, examples)
         graph = build(step, data, recipe, options, examples, run.start_step)
         facts = dashboards.facts(history.program(), step, data, recipe, run.start_step, options.max_steps)
@@ -140,6 +143,7 @@ def describe(step, data, recipe, options, examples):
     """Returns {name: value} of what is recorded of a training, but for the program."""
     return {
         "dataset": data.source.dataset.name,
+        "classes": list(data.source.dataset.class_names),
         "data": examples.sha256,
         "model": step.network.name,
         "recipe": recipe.name,
@@ -148,5 +152,8 @@ def describe(step, data, recipe, options, examples):
         "max_steps": options.max_steps,
         **({"num_held_out": data.num_held_out} if data.num_held_out else {}),
         "seed": data.seed,
+        "lrn": step.network.lrn,
+        "conv": step.network.conv,
+        "use_fp16": step.network.dtype != "float32",
         "devices": devices.describe(),
     }
