@@ -1,5 +1,6 @@
 """What several test files need: processes, training in this one, checkpoints, image files, the network in NumPy."""
 
+import hashlib
 import importlib
 import io
 import json
@@ -106,6 +107,27 @@ def write_noise(dataset, data_dir, seed=0):
             data = rng.randint(0, 256, [count, datasets.RECORD_BYTES], dtype=np.uint8)
             data[:, 0] = np.arange(count) % dataset.num_classes
             data.tofile(path)
+
+
+def write_images(data_dir, class_names, seed=0):
+    """Writes what an import of images of noise, two of each class to train and one to test, writes.
+
+    Returns:
+      The sha256 of the file to train on.
+    """
+    folder = os.path.join(data_dir, datasets.IMAGES_FOLDER)
+    os.makedirs(folder)
+    manifest = {"class_names": class_names, "flip": True}
+    for split, count in (("train", 2), ("test", 1)):
+        labels = np.repeat(np.arange(len(class_names)), count)
+        images = np.random.RandomState(seed).randint(0, 256, [len(labels), 32, 32, 3], dtype=np.uint8)
+        content = datasets.encode(images, labels).tobytes()
+        with open(os.path.join(folder, datasets.IMAGES_FILES[split]), "wb") as file:
+            file.write(content)
+        manifest[split] = {"records": len(labels), "sha256": hashlib.sha256(content).hexdigest()}
+    with open(os.path.join(folder, datasets.MANIFEST), "w") as file:
+        json.dump(manifest, file)
+    return manifest["train"]["sha256"]
 
 
 def run_script(name, *args, timeout=120, check=None):
