@@ -433,7 +433,8 @@ def test_a_run_says_from_where_it_continues_and_how_it_ended(tiny, tmp_path, mon
         assert capsys.readouterr().err.splitlines() == [
             *began,
             f"{train_dir}: ended at step {max_steps} with loss {loss:.2f}; saved as "
-            f"{train_dir}/model.ckpt-{max_steps}. To evaluate it: cifar10_eval.py --run_once --checkpoint_dir={train_dir}",
+            f"{train_dir}/model.ckpt-{max_steps}. To evaluate it: "
+            f"cifar10_eval.py --run_once --checkpoint_dir={train_dir}",
         ]
     train(tmp_path, train_dir, dataset="cifar10", max_steps=3)
     out, err = capsys.readouterr()
