@@ -207,7 +207,8 @@ def own_folder(eval_dir, checkpoint_dir):
     while (owner := _owner(folder, run, checkpoint_dir)).get("run") != run:
         number += 1
         beside = f"{eval_dir.rstrip(os.sep)}-{number}"
-        other = shortened(owner.get("checkpoint_dir"))
+        other = owner.get("checkpoint_dir")
+        other = other if isinstance(other, str) and other.isprintable() else shortened(other)
         print(f"{folder}: has the curves of another run, of {other}; those of this one go to {beside}", flush=True)
         folder = beside
     return folder

@@ -356,6 +356,7 @@ def record(train_dir, **start):
     (train_dir / history.RECORD).write_text(json.dumps({"event": "start", **start}) + "\n")
 
 
+@pytest.mark.slow
 def test_the_evaluation_takes_the_data_set_on_record(synthetic_dir, tmp_path, capsys):
     save_network(tmp_path / "train", [5])
     record(tmp_path / "train", time="now", dataset="synthetic")
@@ -400,7 +401,7 @@ def test_curves_of_two_runs_are_in_two_folders_and_those_of_a_run_that_was_moved
         assert evaluation.own_folder(eval_dir, str(train_dir)) == eval_dir
         assert evaluation.own_folder(eval_dir, str(other)) == f"{eval_dir}-2"
         assert capsys.readouterr().out == (
-            f'{eval_dir}: has the curves of another run, of "{train_dir}"; those of this one go to {eval_dir}-2\n'
+            f"{eval_dir}: has the curves of another run, of {train_dir}; those of this one go to {eval_dir}-2\n"
         )
     train_dir.rename(tmp_path / "moved")
     assert evaluation.own_folder(eval_dir, str(tmp_path / "moved")) == eval_dir

@@ -75,7 +75,7 @@ def identity(train_dir):
       RunError: as of recorded.
     """
     starts = _starts(train_dir)
-    return _checked(train_dir, starts[0], "time") if starts else None
+    return _checked(train_dir, starts[0], "time") if starts and "time" in starts[0][1] else None
 
 
 def other_images(train_dir, class_names, sha256):

@@ -334,10 +334,11 @@ def check(train_dir):
         raise RunError(f"{existing}: is a file; choose another --train_dir")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RunError(f"{existing}: cannot be written; choose another --train_dir")
-    if not os.access(existing, os.R_OK):
-        raise RunError(f"{existing}: cannot be read; make it readable, or choose another --train_dir")
     if os.path.isdir(train_dir):
-        names = sorted(os.listdir(train_dir))
+        try:
+            names = sorted(os.listdir(train_dir))
+        except OSError as error:
+            raise RunError(f"{train_dir}: cannot be read ({error.strerror}); choose another --train_dir") from None
         if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names):
             raise RunError(f"{train_dir}: holds {names[0]!r} and no training run; choose an empty or a new --train_dir")
 

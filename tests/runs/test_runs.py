@@ -340,6 +340,7 @@ def test_cuda_convnet_trains_and_is_known_from_the_record(synthetic_dir, tmp_pat
 # --- what strangers bring ---
 
 
+@pytest.mark.slow
 def test_a_run_on_other_images_of_the_same_name_is_not_continued(tmp_path):
     """Own images, whose name says nothing of what they are."""
     train_dir = tmp_path / "train"
@@ -365,6 +366,7 @@ def test_a_run_on_other_images_of_the_same_name_is_not_continued(tmp_path):
     assert (result.step, result.total) == (2, 3)
 
 
+@pytest.mark.slow
 def test_a_convolution_of_nan_is_noticed_at_the_next_line(tiny, tmp_path, monkeypatch):
     """With all of conv1 NaN the loss is finite on CPUs: pooling drops NaN, and a fused rectifier makes 0 of it."""
     write_noise(tiny, tmp_path)
@@ -395,6 +397,7 @@ def test_a_convolution_of_nan_is_noticed_at_the_next_line(tiny, tmp_path, monkey
         assert np.isfinite(losses).all() and len(losses) == step + 1
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_with_brackets_is_continued_evaluated_and_exported(tiny, tmp_path, monkeypatch):
     """TensorFlow's writers take a path as it is, its readers as a pattern."""
     write_noise(tiny, tmp_path)
@@ -413,6 +416,7 @@ def test_a_run_in_a_folder_with_brackets_is_continued_evaluated_and_exported(tin
     assert (tmp_path / "export [1]" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 def test_a_clock_that_stands_still_or_jumps_back_ends_no_run(tiny, tmp_path, monkeypatch):
     write_noise(tiny, tmp_path)
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
@@ -423,6 +427,7 @@ def test_a_clock_that_stands_still_or_jumps_back_ends_no_run(tiny, tmp_path, mon
     assert sorted(recorded_losses(tmp_path / "train")) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_says_from_where_it_continues_and_how_it_ended(tiny, tmp_path, monkeypatch, capsys):
     write_noise(tiny, tmp_path)
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
