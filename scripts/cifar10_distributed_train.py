@@ -11,6 +11,9 @@ import dataclasses
 import os
 import sys
 
+# What TensorFlow says of itself is of no use, but for what --log_device_placement asks for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if "--log_device_placement" in sys.argv else "2")
+
 import cifar10_eval
 import cifar10_train
 from absl import flags as absl_flags

@@ -4,6 +4,10 @@
 It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the training, until that has ended.
 """
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+
 from absl import flags as absl_flags
 
 from cifar10 import evaluation, flags, settings

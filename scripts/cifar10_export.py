@@ -9,6 +9,10 @@ The files are JPEG, PNG, GIF, or BMP of 8, 24 or 32 bits without run lengths. We
 needs more than a graph. One that is refused fails its batch.
 """
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+
 from absl import flags as absl_flags
 
 from cifar10 import flags, serving
