@@ -25,10 +25,10 @@ def continued(values, given):
     Raises:
       RunError: the record cannot be read, or holds what a training does not write.
     """
-    if values["restart"]:
+    if values["restart"] or not values.get("local_workers", True):  # on other machines there may be no record
         return values
     on_record = {name: history.recorded(values["train_dir"], name) for name in (*CONTINUED, "batch_size")}
-    slices = values.get("num_gpus", 1)
+    slices = values.get("num_gpus") or values.get("local_workers") or 1
     if (on_record["batch_size"] or 0) % slices:
         del on_record["batch_size"]  # other towers cannot have the same batch
     elif on_record["batch_size"]:

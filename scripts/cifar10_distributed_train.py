@@ -125,4 +125,4 @@ if __name__ == "__main__":
     flags.define_training_flags()
     del absl_flags.FLAGS.input_pipeline, absl_flags.FLAGS.min_fraction_of_examples_in_queue  # of one machine only
     define_flags()
-    flags.main(run)
+    flags.main(run, complete=settings.continued)

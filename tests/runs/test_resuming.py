@@ -173,6 +173,8 @@ def test_what_is_on_record_is_the_default_of_a_run_that_is_continued(tmp_path):
             assert continued(name) == {**RECORDED, **others, name: value}, name
     assert continued("recipe") == {**RECORDED, **others, "recipe": "tutorial", "max_steps": None}
     assert continued(num_gpus=2)["batch_size"] == 12  # of each tower
+    assert continued(local_workers=3)["batch_size"] == 8
+    assert continued(local_workers=0)["recipe"] == "tutorial"  # of several machines, which must agree
     assert continued(num_gpus=5)["batch_size"] == 128  # which divides no batch of 24
 
 

@@ -6,10 +6,23 @@ import re
 
 import published
 import pytest
+import tensorflow.compat.v1 as tf
 from cifar10_distributed_train import AGREED
-from helpers import SCRIPTS, TRAIN_FLAGS, recorded_losses, run_script, train, write_noise
+from helpers import (
+    SCRIPTS,
+    TRAIN_FLAGS,
+    assert_equal_to_the_last_bit,
+    evaluate,
+    final,
+    recorded_losses,
+    run_script,
+    train,
+    write_noise,
+)
+from tensorflow.python.framework import config
 
 import cifar10
+from cifar10 import serving
 from cifar10.data import datasets
 from cifar10.errors import ClusterError
 
@@ -228,3 +241,26 @@ def test_a_pod_without_tf_config_trains_alone_and_says_so(tiny, tmp_path, monkey
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
     with pytest.raises(ClusterError, match="there is no cluster: set TF_CONFIG"):
         train(tmp_path, tmp_path / "none", script="cifar10_distributed_train", **flags)
+
+
+@pytest.mark.slow
+def test_deterministic_ops_change_nothing(tiny, tmp_path, monkeypatch):
+    """With TF_DETERMINISTIC_OPS=1, which refuses whatever has no seed: training, evaluation, prediction and export."""
+    write_noise(tiny, tmp_path)
+    monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
+    train(tmp_path, tmp_path / "expected", dataset="cifar10", max_steps=2)
+    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
+    train(tmp_path, tmp_path / "found", dataset="cifar10", max_steps=2)
+    assert_equal_to_the_last_bit(final(tmp_path / "found"), final(tmp_path / "expected"))
+    train(tmp_path, tmp_path / "queue", dataset="cifar10", max_steps=2, input_pipeline="queue")
+    (result,) = evaluate(tmp_path, tmp_path / "found", tmp_path / "eval", dataset=None, num_examples=20)
+    assert result.step == 2
+    path = str(tmp_path / "found" / "model.ckpt-2")
+    network = serving.TrainedNetwork(path, tiny.class_names)
+    serving.Predictor(network).close()
+    serving.export(network, str(tmp_path / "export"))
+    monkeypatch.undo()
+    with tf.Graph().as_default():
+        monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
+        with pytest.raises(RuntimeError, match="Random ops require a seed"):  # that it would be noticed here
+            tf.random_normal([1])
