@@ -180,8 +180,8 @@ def assert_product_of_speeds(line, expected):
     assert abs(examples_per_sec * sec_per_batch - expected) <= rounding
 
 
-def save_network(directory, steps, seed=3):
-    """Saves checkpoints of random weights, whose moving averages are other random weights."""
+def save_network(directory, steps, seed=3, averages_seed=None):
+    """Saves checkpoints of random weights, whose moving averages are other random weights, of each step's own seed."""
     directory.mkdir(exist_ok=True)
     with tf.Graph().as_default(), tf.Session() as session:
         model.Network(seed=seed)(tf.zeros([1, 24, 24, 3]))
@@ -193,7 +193,12 @@ def save_network(directory, steps, seed=3):
         for step in steps:
             for variable in tf.trainable_variables():
                 average = averages.average(variable)
-                noise = np.random.RandomState(step).randn(*variable.shape.as_list()) * 0.05
+                noise = (
+                    np.random.RandomState(step if averages_seed is None else averages_seed).randn(
+                        *variable.shape.as_list()
+                    )
+                    * 0.05
+                )
                 session.run(tf.assign(average, noise))
             session.run(global_step.assign(step))
             saver.save(session, str(directory / "model.ckpt"), global_step=step)

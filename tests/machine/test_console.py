@@ -88,7 +88,8 @@ def test_training_whose_reader_has_enough_saves_and_ends(synthetic_dir, tmp_path
         assert process.wait(timeout=60) == 128 + signal.SIGHUP
     saved = checkpoints.newest_readable(str(tmp_path))
     step = checkpoints.step(saved)
-    assert step >= 1 and err.splitlines() == [f"cifar10_train.py: ended by SIGHUP at step {step}; saved as {saved}"]
+    assert step >= 1 and "Traceback" not in err
+    assert err.splitlines()[-1] == f"cifar10_train.py: ended by SIGHUP at step {step}; saved as {saved}"
 
 
 @pytest.mark.slow
@@ -98,7 +99,7 @@ def test_training_on_a_full_console_ends_as_ever_and_says_that_output_was_lost(s
         process = start("cifar10_train", *arguments(synthetic_dir, tmp_path, max_steps=3), stdout=full)
         err = process.communicate(timeout=120)[1].splitlines()
     assert process.returncode == 1 and "Traceback" not in "".join(err)
-    assert err[0] == "Output cannot be written (No space left on device); going on without it"
+    assert err.count("Output cannot be written (No space left on device); going on without it") == 1
     assert err[-1] == "cifar10_train.py: done, but output was lost (No space left on device)"
     assert checkpoints.newest_readable(str(tmp_path)) == f"{tmp_path}/model.ckpt-3"
 
