@@ -56,7 +56,8 @@ def run(
         kinds = ", ".join(picture_files.printable(kind) for kind in sorted(passed_over))
         print(f"Files in folders that were passed over: {passed_over.total()} (extensions: {kinds})", file=sys.stderr)
     if failed:
-        raise RunError(f"{failed} of {total} pictures could not be read; the others were classified")
+        others = "; the others were classified" if total > failed else ""
+        raise RunError(f"{failed} of {total} pictures could not be read{others}")
 
 
 def define_flags():
