@@ -7,8 +7,9 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import assert_equal_to_the_last_bit, final, recorded_losses, train
+from helpers import assert_equal_to_the_last_bit, final, recorded_losses, run_script, train
 
+from cifar10 import settings
 from cifar10.machine import devices, signals
 from cifar10.network import loss_scaling
 from cifar10.runs import checkpoints, history, hooks
@@ -139,3 +140,64 @@ def test_what_a_run_goes_on_with_otherwise_is_said_and_on_record(synthetic_dir, 
     )
     start = Journal(str(tmp_path / history.RECORD)).last(event="start")
     assert (start["batch_size"], start["recipe"], start["max_steps"], start["seed"]) == (8, "fast", 4, 7)
+
+
+DEFAULTS = {
+    "dataset": "cifar10",
+    "model": "tutorial",
+    "recipe": "tutorial",
+    "num_held_out": 0,
+    "max_steps": None,
+    "seed": 0,
+    "lrn": "auto",
+    "conv": "auto",
+    "use_fp16": False,
+    "batch_size": 128,
+}
+ON_RECORD = ("synthetic", "cuda_convnet", "fast", 20, 50, 7, "op", "op", True, 24)
+RECORDED = dict(zip(DEFAULTS, ON_RECORD, strict=True))
+
+
+def test_what_is_on_record_is_the_default_of_a_run_that_is_continued(tmp_path):
+    def continued(*given, **values):
+        values = {**DEFAULTS, "train_dir": str(tmp_path), "restart": False, "log_frequency": 10, **values}
+        return settings.continued(values, set(given))
+
+    others = {"train_dir": str(tmp_path), "restart": False, "log_frequency": 10}
+    assert continued() == {**DEFAULTS, **others}  # there is no run yet
+    Journal(str(tmp_path / history.RECORD)).append({"event": "start", **RECORDED})
+    assert continued() == {**RECORDED, **others}
+    assert continued(restart=True) == {**DEFAULTS, **others, "restart": True}
+    for name, value in DEFAULTS.items():  # a flag that is given counts, also if it is the flag's default
+        if name != "recipe":
+            assert continued(name) == {**RECORDED, **others, name: value}, name
+    assert continued("recipe") == {**RECORDED, **others, "recipe": "tutorial", "max_steps": None}
+    assert continued(num_gpus=2)["batch_size"] == 12  # of each tower
+    assert continued(local_workers=3)["batch_size"] == 8
+    assert continued(local_workers=0)["recipe"] == "tutorial"  # of several machines, which must agree
+    assert continued(num_gpus=5)["batch_size"] == 128  # which divides no batch of 24
+
+
+@pytest.mark.slow
+def test_a_run_that_is_continued_without_flags_ends_as_one_that_was_not_interrupted(synthetic_dir, tmp_path):
+    """By its command line, which tells a flag that was given from one that was not."""
+    flags = [f"--data_dir={synthetic_dir}", f"--train_dir={tmp_path / 'found'}"]
+    chosen = ["--dataset=synthetic", "--batch_size=8", "--seed=5", "--lrn=op", "--num_held_out=9", "--log_frequency=1"]
+    run_script("cifar10_train", *flags, *chosen, "--max_steps=2", check=0)
+    process = run_script("cifar10_train", *flags, "--max_steps=4", "--log_frequency=1", check=0)
+    assert process.stdout.splitlines()[0].startswith(
+        f"{tmp_path / 'found'}: goes on from step 2 with last step 4 (before: 2)"
+    )
+    train(
+        synthetic_dir,
+        tmp_path / "expected",
+        batch_size=8,
+        seed=5,
+        lrn="op",
+        num_held_out=9,
+        max_steps=4,
+        microbatch_size=32,
+    )
+    assert_equal_to_the_last_bit(final(tmp_path / "found"), final(tmp_path / "expected"))
+    process = run_script("cifar10_train", *flags, check=0)
+    assert process.stdout.startswith(f"{tmp_path / 'found'}: already at step 4 of 4; ")
