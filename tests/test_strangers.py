@@ -33,6 +33,14 @@ WRONG_IN_RECORD = {
     "num_held_out": NUMBERS,
     "seed": NUMBERS,
     "classes": [5, "cat", {}, [], ["cat", 5], ["cat", "\x1b[31mred"], ["\udcff"], ["a\nb"], [["cat"]], ["x"] * 257],
+    "image_size": [*NUMBERS, 0, 33],
+    "hyper_parameters": [5, [], {}, "a\nb"],
+    "changed": [
+        *(5, "momentum 0.5", [], {"speed": 1}, {"jitter": 1}, {"random_crops": "no"}),
+        *({"learning_rate": number} for number in NUMBERS if number != 0.5),
+        *({"frozen": layer} for layer in [*TEXTS, "softmax_linear"]),
+    ],
+    "init_from": [5, ["a"], {}, "a\nb"],
     "data": [5, "hash", [], {"train.bin": 5}, {"train.bin": None}, {"train.bin": "a\nb"}],
 }
 # {field of the manifest: values that no import writes there}.
@@ -66,6 +74,8 @@ NO_JSON = [
     b"[1, 2]",
     b"5",
 ]
+IN_METRICS = {"step": 1, "images": "test", "precision": 0.5, "correct": 1, "of": 2}
+WRONG_IN_METRICS = [{"step": "1"}, {"images": 5}, {"images": "a\nb"}, {"correct": -1}, {"of": 0}, {"of": None}]
 NO_STEPS = ["²", "٣", "10000000000000000000000", "-5", "007", "5.0", "1e3", "", "x", "5 ", "\uff15"]
 WORKERS = {"worker": ["a:1", "b:1"]}
 
@@ -135,6 +145,15 @@ def test_the_step_of_a_runs_end_is_checked(tmp_path, step):
     with pytest.raises(UserError) as error:
         history.is_final(str(tmp_path), 5)
     assert told(error.value).startswith(f"{tmp_path / history.RECORD}: line 1: 'step' is ")
+
+
+@pytest.mark.parametrize("content", NO_JSON + WRONG_IN_METRICS, ids=range(len(NO_JSON + WRONG_IN_METRICS)))
+def test_metrics_that_no_training_writes_are_told(tmp_path, content):
+    line = content if isinstance(content, bytes) else json.dumps({**IN_METRICS, **content}).encode()
+    (tmp_path / history.METRICS).write_bytes(b'{"step": 1, "loss": 2.5}\n' + line + b"\n")
+    with pytest.raises(UserError) as error:
+        history.evaluations(str(tmp_path))
+    assert told(error.value).startswith(f"{tmp_path / history.METRICS}: line 2")
 
 
 @pytest.mark.parametrize("field", WRONG_IN_MANIFEST)

@@ -154,21 +154,20 @@ def _is_hashes(value):
     return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
-def _is_number(value):
-    return type(value) in (int, float) and 0 <= value < float("inf")
+# The largest values of the flags of these names.
+_LARGEST = {"learning_rate": 1e3, "momentum": 0.9999, "weight_decay": 1e3, "num_epochs": 1e6, "label_smoothing": 1.0}
 
 
-_HYPER_PARAMETERS = {
-    **dict.fromkeys(("learning_rate", "momentum", "weight_decay", "num_epochs", "label_smoothing"), _is_number),
-    **dict.fromkeys(("jitter", "random_crops"), lambda value: isinstance(value, bool)),
-    "frozen": lambda value: value in LAYERS,
-}
+def _is_hyper_parameter(name, value):
+    if name in _LARGEST:
+        return type(value) in (int, float) and 0 <= value <= _LARGEST[name]
+    if name in ("jitter", "random_crops"):
+        return isinstance(value, bool)
+    return name == "frozen" and value in LAYERS[:-1]
 
 
 def _is_changed(value):
-    return isinstance(value, dict) and all(
-        name in _HYPER_PARAMETERS and _HYPER_PARAMETERS[name](each) for name, each in value.items()
-    )
+    return isinstance(value, dict) and all(_is_hyper_parameter(name, each) for name, each in value.items())
 
 
 # {name on record: (what it must be, in words; whether a value is that)}.
@@ -188,7 +187,6 @@ _FIELDS = {
     "changed": ("hyper-parameters and their values", _is_changed),
     "init_from": ("a text", _is_text),
     "learning_rate": ("a text", _is_text),
-    "devices": ("a text", _is_text),
     "lrn": (f"one of {', '.join(LRN_KINDS)}", lambda value: value in LRN_KINDS),
     "conv": (f"one of {', '.join(CONV_KINDS)}", lambda value: value in CONV_KINDS),
     "use_fp16": ("true or false", lambda value: isinstance(value, bool)),

@@ -145,6 +145,7 @@ def test_what_a_run_goes_on_with_otherwise_is_said_and_on_record(synthetic_dir, 
 DEFAULTS = {
     "dataset": "cifar10",
     "model": "tutorial",
+    "image_size": 24,
     "recipe": "tutorial",
     "num_held_out": 0,
     "max_steps": None,
@@ -154,7 +155,7 @@ DEFAULTS = {
     "use_fp16": False,
     "batch_size": 128,
 }
-ON_RECORD = ("synthetic", "cuda_convnet", "fast", 20, 50, 7, "op", "op", True, 24)
+ON_RECORD = ("synthetic", "cuda_convnet", 32, "fast", 20, 50, 7, "op", "op", True, 24)
 RECORDED = dict(zip(DEFAULTS, ON_RECORD, strict=True))
 
 
@@ -176,6 +177,32 @@ def test_what_is_on_record_is_the_default_of_a_run_that_is_continued(tmp_path):
     assert continued(local_workers=3)["batch_size"] == 8
     assert continued(local_workers=0)["recipe"] == "tutorial"  # of several machines, which must agree
     assert continued(num_gpus=5)["batch_size"] == 128  # which divides no batch of 24
+
+
+def test_hyper_parameters_on_record_are_the_defaults_of_a_run_that_is_continued(tmp_path):
+    def continued(*given, **values):
+        values = {**DEFAULTS, **dict.fromkeys(hyper_parameters), "train_dir": str(tmp_path), "restart": False, **values}
+        return {name: value for name, value in settings.continued(values, set(given)).items() if value is not None}
+
+    hyper_parameters = {"learning_rate": 0.25, "num_epochs": 3.0, "jitter": False, "freeze": "conv2"}
+    values = {
+        **DEFAULTS,
+        "data_dir": "",
+        "train_dir": "",
+        "microbatch_size": None,
+        **hyper_parameters,
+        "dataset": "synthetic",
+    }
+    changed = settings.training({name: value for name, value in values.items() if name != "batch_size"}).recipe
+    start = {"event": "start", **RECORDED, "recipe": "tutorial", "changed": dict(changed.changed_values)}
+    Journal(str(tmp_path / history.RECORD)).append(start)
+    found = continued()
+    assert hyper_parameters.items() <= found.items() and "max_steps" not in found
+    assert continued("freeze", "jitter", freeze="conv1", jitter=True) == {**found, "freeze": "conv1", "jitter": True}
+    assert continued("num_epochs", num_epochs=5.0) == {**found, "num_epochs": 5.0}
+    found.pop("num_epochs")  # of which --max_steps says the same
+    assert continued("max_steps", max_steps=9) == {**found, "max_steps": 9}
+    assert not hyper_parameters.keys() & continued("recipe", recipe="fast").keys()  # another recipe, without changes
 
 
 @pytest.mark.slow
