@@ -14,6 +14,8 @@ import zlib
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import config
+from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED
 
 from cifar10.data import crops, datasets, order, records
 from cifar10.data.datasets import (
@@ -219,6 +221,11 @@ def _gather(examples, which, numbers, batch_size):
 @contextlib.contextmanager
 def _on_cpu():
     """Puts ops under the name scope `input` and on the CPU, also where a step has several devices."""
+    graph = tf.get_default_graph()
+    if config.is_op_determinism_enabled() and graph.seed is None:
+        # TF_DETERMINISTIC_OPS=1 refuses what has no seed, even an iterator that draws nothing. With this one, which is
+        # TensorFlow's own where a graph has none, ops that have a seed draw what they drew.
+        tf.set_random_seed(DEFAULT_GRAPH_SEED)
     with tf.name_scope("input"), tf.device("/cpu:0"):
         yield
 
@@ -234,6 +241,8 @@ def _iterator(steps, batch):
 
 def _timed(get_batch):
     """Returns what get_batch() builds, images and labels, and the milliseconds that a step waits for it."""
+    if config.is_op_determinism_enabled():  # which has no clocks
+        return (*get_batch(), tf.zeros([], tf.float64))
     asked = tf.timestamp()  # at the beginning of the step, because it needs nothing
     with tf.control_dependencies([asked]):
         images, labels = get_batch()

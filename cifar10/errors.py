@@ -1,6 +1,9 @@
 """Errors that are the user's to mend: the message is one line that names the thing, what was found and the remedy."""
 
+import json
 import re
+
+MAX_SHOWN = 60  # characters of a value in a message
 
 
 class UserError(Exception):
@@ -45,3 +48,12 @@ def reason(error):
     """Returns the first line of an error's message, which in TensorFlow may run over many."""
     text = getattr(error, "strerror", None) or str(getattr(error, "message", error))
     return (text.strip().splitlines() or [type(error).__name__])[0]
+
+
+def shortened(value):
+    """Returns a value out of somebody's JSON as JSON again, in ASCII, on one line of bounded length."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # deep nesting
+        return f"a nested {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

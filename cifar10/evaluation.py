@@ -4,7 +4,9 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
+import errno
 import os
+import sys
 import time
 
 import numpy as np
@@ -12,12 +14,14 @@ import tensorflow.compat.v1 as tf
 
 from cifar10 import cifar10_input
 from cifar10.data import datasets
-from cifar10.errors import RunError, reason
+from cifar10.errors import RunError, reason, shortened
 from cifar10.machine import devices, terminal
 from cifar10.network import microbatches, model, recipes, summaries
 from cifar10.runs import checkpoints, dashboards, events, history
+from cifar10.runs.journal import Journal
 
 BATCHES_AT_ONCE = 2  # each of half as many images: a core that is done with one goes on with the next
+MARK = "evaluated.jsonl"  # in eval_dir: of which run its curves are
 POLL_SECS = 5.0  # between two looks for a new checkpoint or the end of the run
 WAITING_LINE_SECS = 300.0  # between two lines that say what is waited for
 
@@ -114,9 +118,8 @@ class Evaluator:
         try:
             difference = checkpoints.difference(path, self._to_restore)
             if not difference:
-                # In the graph, or Saver takes it for eager execution.
-                with checkpoints.fitted(path, self._to_restore) as fitting, self.graph.as_default():
-                    self._saver.restore(self._session, fitting)
+                with self.graph.as_default():  # or Saver takes it for eager execution
+                    checkpoints.restore(self._saver, self._session, path, self._to_restore)
         except checkpoints.UNREADABLE as error:
             raise RunError(f"{path}: cannot be evaluated ({reason(error)})") from None
         if difference:
@@ -173,6 +176,83 @@ def held_out(examples, dataset, checkpoint_dir):
     return examples.part(examples.count - count, examples.count)
 
 
+def await_checkpoint(checkpoint_dir, forever):
+    """Waits until there is a checkpoint, readable or not, and says so.
+
+    Args:
+      checkpoint_dir: the run's train_dir; may appear later.
+      forever: whether to wait for as long as it takes.
+
+    Raises:
+      RunError: there is none, and it is not to be waited for.
+    """
+    waiting = _Waiting(checkpoint_dir)
+    while not (found := checkpoints.paths(checkpoint_dir)):
+        if not forever:
+            raise _no_checkpoint(checkpoint_dir)
+        waiting.tell(found)
+        time.sleep(POLL_SECS)
+
+
+def say_other_data(checkpoint_dir, dataset, examples):
+    """Says in a line where the run in checkpoint_dir was trained on other data than it is to be evaluated on.
+
+    Args:
+      checkpoint_dir: the run's train_dir.
+      dataset, examples: the datasets.Dataset, and the records.Examples of one of its splits.
+    """
+    trained_on, name = history.recorded(checkpoint_dir, "dataset"), dataset.name
+    if trained_on not in (None, name):
+        print(
+            f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset.name}", flush=True
+        )
+        return
+    known = dataset.sha256 if name == datasets.IMAGES else {}  # by name alone, own images may be any
+    if other := history.other_images(checkpoint_dir, dataset.class_names, {**known, **examples.sha256}):
+        print(f"{checkpoint_dir}: {other}, and is evaluated on those in the data_dir", flush=True)
+
+
+def own_folder(eval_dir, checkpoint_dir):
+    """Returns a folder that has no curves of another run than the one in checkpoint_dir, and marks it as this run's.
+
+    Args:
+      eval_dir: the folder, if it is free or this run's; or the beginning of its name, as in eval_dir-2.
+      checkpoint_dir: the run's train_dir.
+
+    Raises:
+      RunError: it cannot be written, or the mark of whose curves it has cannot be read.
+    """
+    run = history.identity(checkpoint_dir) or os.path.abspath(checkpoint_dir)
+    folder, number = eval_dir, 1
+    while (owner := _owner(folder, run, checkpoint_dir)).get("run") != run:
+        number += 1
+        beside = f"{eval_dir.rstrip(os.sep)}-{number}"
+        other = owner.get("checkpoint_dir")
+        other = other if isinstance(other, str) and other.isprintable() else shortened(other)
+        print(f"{folder}: has the curves of another run, of {other}; those of this one go to {beside}", flush=True)
+        folder = beside
+    return folder
+
+
+def _owner(folder, run, checkpoint_dir):
+    """Returns {'run', 'checkpoint_dir'} of the run whose curves a folder has; of a new folder, the given ones."""
+    mark = Journal(os.path.join(folder, MARK))
+    if (owner := mark.last()) is not None:
+        return owner
+    owner = {"run": run, "checkpoint_dir": os.path.abspath(checkpoint_dir)}
+    try:
+        os.makedirs(folder, exist_ok=True)
+        mark.append(owner)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # a full disk may have room again, and is no reason to end
+            raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another --eval_dir") from None
+    return owner
+
+
+def _no_checkpoint(checkpoint_dir):
+    return RunError(f"No checkpoint file found in {checkpoint_dir}; train first, or choose another --checkpoint_dir")
+
+
 def evaluate_once(evaluator, checkpoint_dir, eval_dir):
     """Evaluates the newest readable checkpoint, prints and writes its precision, and returns the Result.
 
@@ -181,7 +261,7 @@ def evaluate_once(evaluator, checkpoint_dir, eval_dir):
     """
     path = checkpoints.newest_readable(checkpoint_dir)
     if path is None:
-        raise RunError(f"No checkpoint file found in {checkpoint_dir}; train first, or choose another --checkpoint_dir")
+        raise _no_checkpoint(checkpoint_dir)
     with events.EventFile(eval_dir) as event_file:
         event_file.add_graph(evaluator.graph)
         return _evaluate(evaluator, path, event_file)
@@ -220,9 +300,10 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
     """
     seen = {}
     last_step = -1
+    told = None  # of a record that cannot be read
     waiting = _Waiting(checkpoint_dir)
     while True:
-        started = time.time()
+        started = time.monotonic()
         # Look first, ask afterwards whether the run has ended: the other way round, a checkpoint that is saved in
         # between, and with it the end of the run, would be missed.
         found = _written(checkpoint_dir)
@@ -235,11 +316,17 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
                 yield path
                 break
             print(f"{path}: {why}; waiting for another", flush=True)
-        if history.is_final(checkpoint_dir, last_step):
-            return
+        try:
+            if history.is_final(checkpoint_dir, last_step):
+                return
+            told = None
+        except RunError as error:
+            if str(error) != told:
+                print(f"{error}; waiting for another checkpoint", flush=True)
+            told = str(error)
         if not new:
             waiting.tell(found)
-        time.sleep(max(0.0, started + (interval_secs if new else POLL_SECS) - time.time()))
+        time.sleep(max(0.0, started + (interval_secs if new else POLL_SECS) - time.monotonic()))
         if new:
             waiting = _Waiting(checkpoint_dir)
 
@@ -258,24 +345,31 @@ class _Waiting:
 
     def __init__(self, directory):
         self._directory = directory
-        self._since = self._told = time.time()
+        self._since = self._told = time.monotonic()
         self._told_of_none = False
 
     def tell(self, found):
-        now = time.time()
+        now = time.monotonic()
         due = now - self._told >= WAITING_LINE_SECS
         if found and due:
-            print(f"Waiting for a new checkpoint in {self._directory} since {now - self._since:.0f} s", flush=True)
+            print(
+                f"Waiting for a new checkpoint in {self._directory} since {now - self._since:.0f} s, until the run has "
+                "ended",
+                flush=True,
+            )
         if not found and (due or not self._told_of_none):
             missing = "" if os.path.isdir(self._directory) else ", which is not there"
-            print(f"No checkpoint file found in {self._directory}{missing}; waiting", flush=True)
+            print(f"No checkpoint file found in {self._directory}{missing}; waiting until there is one", flush=True)
         self._told_of_none = not found
         if due:
             self._told = now
 
 
 def _evaluate(evaluator, path, event_file):
-    return report(*evaluator.evaluate(path), event_file)
+    result = report(*evaluator.evaluate(path), event_file)
+    found = f"step {result.step}: {result.correct} of {result.total} images, with {path}"
+    print(found, file=sys.stderr, flush=True)  # what reads the tutorial's lines gets nothing else
+    return result
 
 
 def report(result, summary, event_file):

@@ -15,10 +15,12 @@ from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.data import datasets
 from cifar10.data.pictures import SIZES
 from cifar10.errors import UserError, refuse_scheme
-from cifar10.machine import signals
+from cifar10.machine import console, signals
 from cifar10.network import model, recipes
 from cifar10.network.layers import CONV_KINDS, LRN_KINDS
 from cifar10.version import __version__
+
+WITH_TENSORFLOW = ("train_dir", "checkpoint_dir", "checkpoint", "eval_dir", "export_dir")  # paths that it opens
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
@@ -85,13 +87,14 @@ def _argument_parser():
 parser = _argument_parser()
 
 
-def define_data_flags():
-    """Defines the flags that say which images to use."""
+def define_data_flags(dataset="cifar10"):
+    """Defines the flags that say which images to use; dataset: the default, or None for what is on record."""
     flags.DEFINE_enum(
         "dataset",
-        "cifar10",
+        dataset,
         list(datasets.NAMES),
-        "Images to use: those of cifar10, of cifar100 with its 100 fine or its 20 coarse labels, and of svhn are "
+        ("" if dataset else "Default: what the run was trained on. ")
+        + "Images to use: those of cifar10, of cifar100 with its 100 fine or its 20 coarse labels, and of svhn are "
         "downloaded unless they are in data_dir; synthetic is drawn on the spot; images are your own, from "
         "cifar10_import_images.py.",
     )
@@ -317,6 +320,26 @@ def define_serving_flags():
     flags.DEFINE_boolean("list_classes", False, "Print the classes that the network knows, a line each, and end.")
 
 
+def _is_utf8(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _HelpFlag(app.HelpFlag):
+    """Shows the script's flags and ends the program, which has done what was asked: with exit code 0, unlike absl's."""
+
+    SHORT_NAME = "h"
+
+    def parse(self, arg):
+        try:
+            super().parse(arg)
+        except SystemExit:
+            sys.exit(0)
+
+
 class _VersionFlag(flags.BooleanFlag):
     """Prints the version and ends the program, before any other flag can be found missing."""
 
@@ -330,7 +353,7 @@ class _VersionFlag(flags.BooleanFlag):
             sys.exit(0)
 
 
-def main(run, positionals=None):
+def main(run, positionals=None, complete=None):
     """Parses the command line strictly (D12), and calls run(**values) with each flag of the script and the package.
 
     A leading ~ in the path of a directory or checkpoint is the home directory. A UserError ends the program with exit
@@ -340,8 +363,13 @@ def main(run, positionals=None):
       run: function with a parameter for each flag.
       positionals: None: arguments that are no flags are refused. A name: at least one is wanted, and run gets the list
         of them as the parameter of that name; flags may also stand behind them, up to `--`.
+      complete: None, or a function ({flag: value}, names of the flags that were given) -> {flag: value}.
     """
     script = sys.argv[0]
+    console.install()
+    app.define_help_flags()
+    del flags.FLAGS.help
+    flags.DEFINE_flag(_HelpFlag())
     flags.DEFINE_flag(_VersionFlag())
     flags.FLAGS.set_gnu_getopt(positionals is not None)
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
@@ -350,13 +378,15 @@ def main(run, positionals=None):
     def with_values(argv):
         tf.logging.set_verbosity(tf.logging.ERROR)  # which app.run has set to INFO
         values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
-        del values["version"]
+        del values["version"], values["help"]
         for name in [
             name for name in values if name.endswith(("_dir", "checkpoint", "init_from")) and values[name] is not None
         ]:
             if not values[name]:
                 raise app.UsageError(f"flag --{name}=: give it a path")
             values[name] = os.path.expanduser(values[name])
+            if name in WITH_TENSORFLOW and not _is_utf8(values[name]):
+                raise app.UsageError(f"flag --{name}={values[name]!a}: is not UTF-8, as TensorFlow needs a path")
         if positionals is not None:
             if len(argv) < 2 and not values.get("list_classes"):
                 raise app.UsageError(f"no {positionals}: name at least one")
@@ -370,7 +400,14 @@ def main(run, positionals=None):
             for name in values.get(positionals, ()):
                 refuse_scheme(name, name)
             with signals.raised():
+                if complete is not None:
+                    given = {
+                        name for name in values if name in flags.FLAGS and not flags.FLAGS[name].using_default_value
+                    }
+                    values = complete(values, given)
                 run(**values)
+            if sys.stdout and sys.stdout.fault:
+                sys.exit(f"{os.path.basename(script)}: done, but output was lost ({sys.stdout.fault.strerror})")
         except UserError as error:
             sys.exit(f"{os.path.basename(script)}: {error}")
         except signals.Interrupted as interrupted:

@@ -42,13 +42,28 @@ NUM_PROBES = 16  # images on which that is looked at
 def class_names(dataset, data_dir, checkpoint):
     """Returns the names of the classes that a checkpoint's network tells apart, in label order.
 
+    They are what the record of the run beside the checkpoint says, whatever data_dir now holds.
+
     Args:
-      dataset: one of datasets.NAMES; or None for the one that the record of the run beside the checkpoint names, or
-        cifar10 where there is none.
-      data_dir: where your own pictures were imported to.
+      dataset: one of datasets.NAMES, which must be the one on record; or None for that, or cifar10 where there is none.
+      data_dir: where your own pictures were imported to; only of use to runs whose record has no class names.
       checkpoint: path, `…/model.ckpt-<step>`.
+
+    Raises:
+      RunError: the run was trained on another data set.
+      DataError: no images were imported into data_dir.
     """
-    return datasets.named(dataset_name(dataset, checkpoint), data_dir).class_names
+    train_dir = os.path.dirname(checkpoint)
+    trained_on = history.recorded(train_dir, "dataset")
+    if dataset and trained_on and dataset != trained_on:
+        raise RunError(f"{train_dir}: was trained with --dataset={trained_on}, not {dataset}; leave --dataset out")
+    if names := history.recorded(train_dir, "classes"):
+        return tuple(names)
+    found = datasets.named(dataset_name(dataset, checkpoint), data_dir)
+    known = found.sha256 if found.name == datasets.IMAGES else {}  # by name alone, own images may be any
+    if other := history.other_images(train_dir, found.class_names, known):
+        raise RunError(f"{train_dir}: {other}; choose the --data_dir that it was trained with")
+    return found.class_names
 
 
 def dataset_name(dataset, checkpoint):
@@ -141,7 +156,9 @@ class TrainedNetwork:
         with tf.name_scope("crop"):
             images = crops.central_crop(images, image_size)
         name, dtype = history.model(os.path.dirname(self.checkpoint)), devices.compute_type(self.use_fp16)
-        network = model.Network(name, len(self.class_names), dtype, conv=conv, microbatch_size=microbatch_size)
+        network = model.Network(
+            name, len(self.class_names), dtype, model.RESTORED, conv=conv, microbatch_size=microbatch_size
+        )
         return tf.nn.softmax(network(images))
 
     def restore(self, session):
@@ -158,8 +175,8 @@ class TrainedNetwork:
         if difference := checkpoints.difference(self.checkpoint, variables):
             raise RunError(f"{self.checkpoint}: {difference}")
         # What is said of an old one does not belong among the predictions.
-        with contextlib.redirect_stdout(sys.stderr), checkpoints.fitted(self.checkpoint, variables) as fitting:
-            tf.train.Saver(variables).restore(session, fitting)
+        with contextlib.redirect_stdout(sys.stderr):
+            checkpoints.restore(tf.train.Saver(variables), session, self.checkpoint, variables)
 
     def weights(self, images):
         """Returns the bridges' parts.Weights, and the probabilities of images, float32 [n, num_classes].

@@ -11,19 +11,65 @@ from cifar10.errors import RunError
 from cifar10.evaluation import Evaluator
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
+from cifar10.runs import history
 from cifar10.runs.run import RunOptions
 from cifar10.runs.trainer import TrainingData
 from cifar10.validation import Validation
+
+MAX_EVALUATED = 10_000  # images that an evaluation while training is of, as cifar10_eval.py's is by default
+EVALUATION_BATCH = 128  # images
+# Attributes of a recipe that a flag changes.
+HYPER_PARAMETERS = (
+    *("learning_rate", "momentum", "weight_decay", "num_epochs", "label_smoothing", "jitter"),
+    *("random_crops", "frozen"),
+)
+FLAG_OF = {"frozen": "freeze"}  # {attribute of a recipe: flag}, where their names differ
+
+# Flags of a training that go on as they were, where a run is continued without them.
+CONTINUED = (
+    *("dataset", "model", "image_size", "recipe", "num_held_out", "max_steps", "seed"),
+    *("lrn", "conv", "use_fp16"),
+)
+
+
+def continued(values, given):
+    """Returns the values of a training's flags, those on record of the run in train_dir in the place of defaults.
+
+    Args:
+      values: {flag: value}.
+      given: names of the flags whose values are the user's own.
+
+    Raises:
+      RunError: the record cannot be read, or holds what a training does not write.
+    """
+    if values["restart"] or not values.get("local_workers", True):  # on other machines there may be no record
+        return values
+    on_record = {name: history.recorded(values["train_dir"], name) for name in (*CONTINUED, "batch_size")}
+    slices = values.get("num_gpus") or values.get("local_workers") or 1
+    if (on_record["batch_size"] or 0) % slices:
+        del on_record["batch_size"]  # other towers cannot have the same batch
+    elif on_record["batch_size"]:
+        on_record["batch_size"] //= slices
+    if "recipe" in given and values["recipe"] != on_record["recipe"]:
+        del on_record["max_steps"]  # each recipe has an end of its own
+    else:
+        on_record |= _hyper_parameters(values["train_dir"])
+    if "max_steps" in given:
+        on_record.pop("num_epochs", None)
+    elif "num_epochs" in given or on_record.get("num_epochs") is not None:
+        on_record.pop("max_steps", None)  # of the two, one says when training ends
+    return values | {name: value for name, value in on_record.items() if value is not None and name not in given}
+
+
+def _hyper_parameters(train_dir):
+    """Returns {flag: value} of the hyper-parameters on record that are not the recipe's own."""
+    changed = history.recorded(train_dir, "changed") or {}
+    return {FLAG_OF.get(name, name): value for name, value in changed.items()}
 
 
 def data_source(dataset, data_dir, data_url=None, data_sha256=None):
     """Returns the Source that the flags of flags.define_data_flags mean."""
     return Source(records.as_found(datasets.named(dataset, data_dir), data_dir), data_dir, data_url, data_sha256)
-
-
-MAX_EVALUATED = 10_000  # images that an evaluation while training is of, as cifar10_eval.py's is by default
-EVALUATION_BATCH = 128  # images
-HYPER_PARAMETERS = ("learning_rate", "momentum", "weight_decay", "num_epochs", "label_smoothing", "jitter")
 
 
 class Training(typing.NamedTuple):
@@ -78,8 +124,7 @@ def training(values):
 
 def _recipe(values):
     """Returns the Recipe that is meant, and takes its flags out of the values."""
-    names = {**{name: name for name in (*HYPER_PARAMETERS, "random_crops")}, "freeze": "frozen"}
-    changes = {attribute: values.pop(name, None) for name, attribute in names.items()}
+    changes = {name: values.pop(FLAG_OF.get(name, name), None) for name in HYPER_PARAMETERS}
     changes = {attribute: value for attribute, value in changes.items() if value is not None}
     if "num_epochs" in changes and values.get("max_steps") is not None:
         raise RunError("--num_epochs: --max_steps says already when training ends; give one of them")
@@ -114,4 +159,5 @@ def _validation(values, data, network):
 
 def served_network(name, num_classes, use_fp16):
     """Returns the Network of a trained checkpoint, as evaluation and prediction compute it."""
-    return model.Network(name, num_classes, devices.compute_type(use_fp16), microbatch_size=microbatches.size(None))
+    dtype = devices.compute_type(use_fp16)
+    return model.Network(name, num_classes, dtype, model.RESTORED, microbatch_size=microbatches.size(None))

@@ -76,16 +76,16 @@ class _Hook(StepHook):
         done = step + 1
         if done % self._validation.every_steps and done != self._max_steps:
             return
-        began = time.time()
+        began = time.monotonic()
         values = self._session.run({name: self._variables[name] for name in self._evaluator.restored})
         result = evaluation.report(*self._evaluator.evaluate_values(values, done), self._event_file)
-        secs = time.time() - began
+        secs = time.monotonic() - began
         values = {"precision": result.precision, "correct": result.correct, "of": result.total, "secs": secs}
         self.run.log_metrics({"step": done, "images": self._validation.images, **values})
         if self._count(result) and self._validation.keep_best:
             self._keep(done)
         self._stop_if_no_better()
-        self.run.paused_secs += time.time() - began
+        self.run.paused_secs += time.monotonic() - began
 
     def end(self, session):
         self._evaluator.close()

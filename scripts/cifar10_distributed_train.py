@@ -11,7 +11,11 @@ import dataclasses
 import os
 import sys
 
+# What TensorFlow says of itself is of no use, but for what --log_device_placement asks for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if "--log_device_placement" in sys.argv else "2")
+
 import cifar10_eval
+import cifar10_train
 from absl import flags as absl_flags
 
 from cifar10 import flags, settings
@@ -30,6 +34,10 @@ def run(*, local_workers, end_with_stdin, worker_hosts, task_index, listen_on_ne
     """Takes this process's part in the training; the parameters are the flags."""
     if end_with_stdin:
         local.end_with_stdin()
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not (os.environ.get("TF_CONFIG") or worker_hosts or local_workers):
+        print("There is no TF_CONFIG in this pod, as in a TFJob of one replica: training alone", flush=True)
+        train_alone(values)
+        return
     cluster = members.find(os.environ.get("TF_CONFIG"), worker_hosts, task_index, local_workers)
     if cluster is None:
         settings.data_source(*(values[name] for name in ("dataset", "data_dir", "data_url", "data_sha256"))).ensure()
@@ -50,6 +58,12 @@ def train(cluster, supervised, values):
     training = settings.training({name: value for name, value in values.items() if not name.startswith("eval_")})
     step = workers.Workers(training.network, batch_size, log_placement, cluster, agreed, kind, *seconds, supervised)
     workers.train(step, training.data, training.recipe, training.options)
+
+
+def train_alone(values):
+    """Trains as cifar10_train.py does, with the values of the flags."""
+    of_several = {"all_reduce", "hang_secs", "max_wait_secs", "eval_dir", "eval_interval_secs"}
+    cifar10_train.run(**{name: value for name, value in values.items() if name not in of_several})
 
 
 def evaluate(values):
@@ -112,4 +126,4 @@ if __name__ == "__main__":
     flags.define_training_flags()
     del absl_flags.FLAGS.input_pipeline, absl_flags.FLAGS.min_fraction_of_examples_in_queue  # of one machine only
     define_flags()
-    flags.main(run)
+    flags.main(run, complete=settings.continued)

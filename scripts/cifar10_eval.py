@@ -5,10 +5,14 @@ It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the 
 """
 
 import inspect
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
 
 from absl import flags as absl_flags
 
 from cifar10 import evaluation, flags, serving, settings
+from cifar10.data import datasets
 from cifar10.network.model import NETWORKS
 from cifar10.runs import history
 
@@ -33,14 +37,15 @@ def run(
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
     checkpoint_dir = serving.checkpoint_folder(checkpoint_dir)
+    evaluation.await_checkpoint(checkpoint_dir, forever=not run_once)  # before anything is downloaded
+    dataset = dataset or history.recorded(checkpoint_dir, "dataset") or datasets.CIFAR10.name
+    eval_dir = evaluation.own_folder(eval_dir, checkpoint_dir)
     source = settings.data_source(dataset, data_dir, data_url, data_sha256)
     examples = source.load("test" if eval_data == "test" else "train")
+    evaluation.say_other_data(checkpoint_dir, source.dataset, examples)
     if eval_data == "held_out":
         examples = evaluation.held_out(examples, dataset, checkpoint_dir)
     num_examples = num_examples or min(10_000, examples.count)
-    trained_on = history.recorded(checkpoint_dir, "dataset")
-    if trained_on not in (None, dataset):
-        print(f"{checkpoint_dir}: was trained with --dataset={trained_on}, and is evaluated on {dataset}", flush=True)
     network = settings.served_network(model or history.model(checkpoint_dir), source.dataset.num_classes, use_fp16)
     evaluator = evaluation.Evaluator(
         examples,
@@ -63,7 +68,11 @@ def evaluate():
 
 
 def define_flags():
-    absl_flags.DEFINE_string("eval_dir", "/tmp/cifar10_eval", "Directory where to write event logs.")
+    absl_flags.DEFINE_string(
+        "eval_dir",
+        "/tmp/cifar10_eval",
+        "Directory where to write event logs; where it has those of another run, eval_dir-2 is taken, and so on.",
+    )
     absl_flags.DEFINE_enum(
         "eval_data",
         "test",
@@ -92,6 +101,6 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    flags.define_data_flags()
+    flags.define_data_flags(dataset=None)
     define_flags()
     flags.main(run)

@@ -11,6 +11,8 @@ needs more than a graph. One that is refused fails its batch.
 
 import os
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+
 from absl import flags as absl_flags
 
 from cifar10 import flags, serving, settings

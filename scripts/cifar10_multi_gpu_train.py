@@ -6,6 +6,12 @@ averaged and the variables updated once. So two towers with --batch_size=64 do w
 Where there are no GPUs, the towers are on CPU devices.
 """
 
+import os
+import sys
+
+# What TensorFlow says of itself is of no use, but for what --log_device_placement asks for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if "--log_device_placement" in sys.argv else "2")
+
 from absl import flags as absl_flags
 
 from cifar10 import flags, settings
@@ -32,4 +38,4 @@ if __name__ == "__main__":
         towers.VARIABLES_ON,
         "Where variables, averages of gradients and the update are: cpu, or gpu for the first tower's device.",
     )
-    flags.main(run)
+    flags.main(run, complete=settings.continued)

@@ -8,6 +8,7 @@ cannot be read is reported on standard error and passed over, and the exit code 
 Exif orientation is followed. Of an animation the first frame counts. Transparency is ignored.
 """
 
+import collections
 import os
 import sys
 
@@ -47,15 +48,20 @@ def run(
     predictor = serving.Predictor(network, batch_size)
     line = serving.as_json if json else serving.as_text
     total = failed = 0
-    for picture, result in predictor.predict(picture_files.find(pictures)):
+    passed_over = collections.Counter()
+    for picture, result in predictor.predict(picture_files.find(pictures, passed_over)):
         total += 1
         if isinstance(result, DataError):
             failed += 1
             print(result, file=sys.stderr, flush=True)
         else:
             print(line(picture, serving.best(result, names, top_k)), flush=True)
+    if passed_over:
+        kinds = ", ".join(picture_files.printable(kind) for kind in sorted(passed_over))
+        print(f"Files in folders that were passed over: {passed_over.total()} (extensions: {kinds})", file=sys.stderr)
     if failed:
-        raise RunError(f"{failed} of {total} pictures could not be read; the others were classified")
+        others = "; the others were classified" if total > failed else ""
+        raise RunError(f"{failed} of {total} pictures could not be read{others}")
 
 
 def define_flags():
@@ -66,8 +72,4 @@ def define_flags():
 if __name__ == "__main__":
     flags.define_serving_flags()
     define_flags()
-    try:
-        flags.main(run, positionals="pictures")
-    except BrokenPipeError:  # whoever read the predictions has enough of them, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    flags.main(run, positionals="pictures")

@@ -5,6 +5,12 @@ It reaches about 86 % precision @ 1 after 100,000 steps of 128 images (256 epoch
 Stop it when you like: started again, it continues the run in --train_dir.
 """
 
+import os
+import sys
+
+# What TensorFlow says of itself is of no use, but for what --log_device_placement asks for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if "--log_device_placement" in sys.argv else "2")
+
 from cifar10 import flags, settings
 from cifar10.network.steps import OneDevice
 from cifar10.runs import trainer
@@ -20,4 +26,4 @@ def run(*, batch_size, log_device_placement, **values):
 if __name__ == "__main__":
     flags.define_training_flags()
     flags.define_validation_flags()
-    flags.main(run)
+    flags.main(run, complete=settings.continued)

@@ -1,5 +1,6 @@
 """What several test files need: processes, training in this one, checkpoints, image files, the network in NumPy."""
 
+import hashlib
 import importlib
 import io
 import json
@@ -109,6 +110,27 @@ def write_noise(dataset, data_dir, seed=0):
             data.tofile(path)
 
 
+def write_images(data_dir, class_names, seed=0):
+    """Writes what an import of images of noise, two of each class to train and one to test, writes.
+
+    Returns:
+      The sha256 of the file to train on.
+    """
+    folder = os.path.join(data_dir, datasets.IMAGES_FOLDER)
+    os.makedirs(folder)
+    manifest = {"class_names": class_names, "flip": True}
+    for split, count in (("train", 2), ("test", 1)):
+        labels = np.repeat(np.arange(len(class_names)), count)
+        images = np.random.RandomState(seed).randint(0, 256, [len(labels), 32, 32, 3], dtype=np.uint8)
+        content = datasets.encode(images, labels).tobytes()
+        with open(os.path.join(folder, datasets.IMAGES_FILES[split]), "wb") as file:
+            file.write(content)
+        manifest[split] = {"records": len(labels), "sha256": hashlib.sha256(content).hexdigest()}
+    with open(os.path.join(folder, datasets.MANIFEST), "w") as file:
+        json.dump(manifest, file)
+    return manifest["train"]["sha256"]
+
+
 def run_script(name, *args, timeout=120, check=None):
     """Runs scripts/<name>.py as a user would, from another folder; returns the finished process."""
     command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, args)]
@@ -159,8 +181,8 @@ def assert_product_of_speeds(line, expected):
     assert abs(examples_per_sec * sec_per_batch - expected) <= rounding
 
 
-def save_network(directory, steps, seed=3):
-    """Saves checkpoints of random weights, whose moving averages are other random weights."""
+def save_network(directory, steps, seed=3, averages_seed=None):
+    """Saves checkpoints of random weights, whose moving averages are other random weights, of each step's own seed."""
     directory.mkdir(exist_ok=True)
     with tf.Graph().as_default(), tf.Session() as session:
         model.Network(seed=seed)(tf.zeros([1, 24, 24, 3]))
@@ -172,7 +194,12 @@ def save_network(directory, steps, seed=3):
         for step in steps:
             for variable in tf.trainable_variables():
                 average = averages.average(variable)
-                noise = np.random.RandomState(step).randn(*variable.shape.as_list()) * 0.05
+                noise = (
+                    np.random.RandomState(step if averages_seed is None else averages_seed).randn(
+                        *variable.shape.as_list()
+                    )
+                    * 0.05
+                )
                 session.run(tf.assign(average, noise))
             session.run(global_step.assign(step))
             saver.save(session, str(directory / "model.ckpt"), global_step=step)

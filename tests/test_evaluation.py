@@ -1,5 +1,6 @@
 """Checkpoint -> precision @ 1."""
 
+import json
 import os
 import re
 import shutil
@@ -9,13 +10,13 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import evaluate, save_network, train
+from helpers import evaluate, save_network, train, write_images
 
 from cifar10 import evaluation
 from cifar10.data import datasets, records
 from cifar10.errors import RunError
 from cifar10.network import model
-from cifar10.runs import checkpoints, history
+from cifar10.runs import checkpoints, events, history
 
 
 def expected_correct(data_dir, path, num_examples, averages):
@@ -95,6 +96,7 @@ def test_training_images_can_be_evaluated(synthetic_dir, tmp_path):
 
 
 def test_more_images_than_there_are_is_an_error(synthetic_dir, tmp_path):
+    save_network(tmp_path, [5])
     with pytest.raises(RunError, match=r"--num_examples=2001: there are only 2000 images"):
         evaluate(synthetic_dir, tmp_path, tmp_path / "eval", num_examples=2001)
 
@@ -156,7 +158,7 @@ def play(monkeypatch):
             clock[0] += seconds
             next(scenes)
 
-        monkeypatch.setattr(evaluation, "time", types.SimpleNamespace(time=lambda: clock[0], sleep=sleep))
+        monkeypatch.setattr(evaluation, "time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
 
     return play
 
@@ -204,12 +206,12 @@ def test_watching_waits_evaluates_each_once_and_says_what_for(synthetic_dir, tmp
     assert [result.step for result in results] == [5, 7, 3]
     lines = capsys.readouterr().out.splitlines()
     none = f"No checkpoint file found in {train_dir}"
-    gone = f"{none}, which is not there; waiting"
+    gone = f"{none}, which is not there; waiting until there is one"
     assert [line for line in lines if "precision @ 1" not in line] == [
         gone,
-        f"Waiting for a new checkpoint in {train_dir} since 300 s",
+        f"Waiting for a new checkpoint in {train_dir} since 300 s, until the run has ended",
         gone,
-        f"{none}; waiting",
+        f"{none}; waiting until there is one",
         gone,
     ]
 
@@ -244,7 +246,7 @@ def damage(good, directory):
 
 @pytest.mark.slow
 def test_watching_outlives_every_kind_of_damage_and_leaks_nothing(synthetic_dir, tmp_path, play, capsys):
-    save_network(tmp_path / "good", [1])
+    save_network(tmp_path / "good", [1, *range(10, 30)], averages_seed=1)
     train_dir = tmp_path / "train"
     train_dir.mkdir()
     evaluator = evaluation.Evaluator(records.load(datasets.SYNTHETIC, synthetic_dir, "test"), 20, 20)
@@ -259,8 +261,8 @@ def test_watching_outlives_every_kind_of_damage_and_leaks_nothing(synthetic_dir,
         for step in range(10, 30):
             for path in train_dir.iterdir():
                 path.unlink()
-            for path in (tmp_path / "good").glob("model.ckpt-1.*"):
-                shutil.copy(path, train_dir / path.name.replace("-1.", f"-{step}."))
+            for path in (tmp_path / "good").glob(f"model.ckpt-{step}.*"):
+                shutil.copy(path, train_dir)
             yield
             descriptors.append(len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0)
         finish(train_dir, 29)
@@ -271,7 +273,7 @@ def test_watching_outlives_every_kind_of_damage_and_leaks_nothing(synthetic_dir,
     assert [result.step for result in results] == list(range(10, 30))
     assert len({result.correct for result in results}) == 1
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == f"No checkpoint file found in {train_dir}; waiting"
+    assert first == f"No checkpoint file found in {train_dir}; waiting until there is one"
     lines = [line for line in lines if "precision @ 1" not in line]
     assert len(lines) == len(expected) == 7
     for line, start in zip(lines, expected, strict=True):
@@ -345,3 +347,96 @@ def test_training_and_evaluation_share_checkpoints(synthetic_dir, tmp_path):
     (result,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
     path = checkpoints.paths(str(tmp_path / "train"))[-1]
     assert result.correct == expected_correct(synthetic_dir, path, 200, averages=True)
+
+
+# --- what strangers bring ---
+
+
+def record(train_dir, **start):
+    train_dir.mkdir(exist_ok=True)
+    (train_dir / history.RECORD).write_text(json.dumps({"event": "start", **start}) + "\n")
+
+
+@pytest.mark.slow
+def test_the_evaluation_takes_the_data_set_on_record(synthetic_dir, tmp_path, capsys):
+    save_network(tmp_path / "train", [5])
+    record(tmp_path / "train", time="now", dataset="synthetic")
+    (found,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", dataset=None)
+    (named,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", dataset="synthetic")
+    assert found == named and found.total == 200
+    assert "was trained" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_looked_for_before_anything_is_downloaded(tmp_path, monkeypatch):
+    def download(*args):
+        raise AssertionError("downloads")
+
+    monkeypatch.setattr("cifar10.data.download.ensure", download)
+    with pytest.raises(RunError, match="No checkpoint file found in"):
+        evaluate(tmp_path / "data", tmp_path / "train", tmp_path / "eval", dataset=None)
+    assert not (tmp_path / "eval").exists()
+
+
+def test_other_images_of_the_same_name_than_the_runs_are_said(tmp_path, capsys):
+    """Of other classes, and of the same classes with other bytes; of a test file, too, by its train file's hash."""
+    sha256 = write_images(tmp_path / "data", ["x", "y", "z"])
+    dataset = datasets.named("images", str(tmp_path / "data"))
+    examples = records.load(dataset, str(tmp_path / "data"), "test")
+    said = {
+        (("x", "y", "z"), sha256): "",
+        (("Ship & boat", "cat", "dog"), sha256): "was trained on the classes Ship & boat, cat, dog, not x, y, z",
+        (("x", "y", "z"), "5" * 64): f"was trained on other images, its train.bin having had sha256 {'5' * 64}",
+    }
+    for (classes, trained_on), line in said.items():
+        record(tmp_path / "train", dataset="images", classes=list(classes), data={"train.bin": trained_on})
+        evaluation.say_other_data(str(tmp_path / "train"), dataset, examples)
+        expected = line and f"{tmp_path / 'train'}: {line}, and is evaluated on those in the data_dir\n"
+        assert capsys.readouterr().out == expected
+
+
+def test_curves_of_two_runs_are_in_two_folders_and_those_of_a_run_that_was_moved_in_one(tmp_path, capsys):
+    train_dir, other, eval_dir = tmp_path / "a", tmp_path / "b", str(tmp_path / "eval")
+    record(train_dir, time="2026-01-01")
+    record(other, time="2026-01-02")
+    for _ in range(2):
+        assert evaluation.own_folder(eval_dir, str(train_dir)) == eval_dir
+        assert evaluation.own_folder(eval_dir, str(other)) == f"{eval_dir}-2"
+        assert capsys.readouterr().out == (
+            f"{eval_dir}: has the curves of another run, of {train_dir}; those of this one go to {eval_dir}-2\n"
+        )
+    train_dir.rename(tmp_path / "moved")
+    assert evaluation.own_folder(eval_dir, str(tmp_path / "moved")) == eval_dir
+    record(tmp_path / "moved", time="2026-01-03")  # begun anew in the same folder
+    assert evaluation.own_folder(eval_dir, str(tmp_path / "moved")) == f"{eval_dir}-3"
+    found = [evaluation.own_folder(f"{eval_dir}-old", name) for name in ("/x", "/y", "/x")]  # runs without a record
+    assert found == [f"{eval_dir}-old", f"{eval_dir}-old-2", f"{eval_dir}-old"]
+
+
+@pytest.mark.parametrize("where", ["a file", "below a file", "in /proc"])
+def test_an_eval_dir_that_cannot_be_written_is_refused(synthetic_dir, tmp_path, where):
+    save_network(tmp_path / "train", [5])
+    (tmp_path / "file").write_text("mine")
+    eval_dir = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "eval", "in /proc": "/proc/eval"}[
+        where
+    ]
+    with pytest.raises(RunError) as error:
+        evaluate(synthetic_dir, tmp_path / "train", eval_dir)
+    assert str(error.value).startswith(f"{eval_dir}: cannot be written (")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_event_file_that_cannot_be_begun_is_reported_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    with events.EventFile(str(tmp_path / "file" / "eval")) as event_file:
+        event_file.add_start(5)
+        event_file.add_start(6)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{tmp_path / 'file' / 'eval'}: summaries cannot be written (")
+
+
+def test_step_and_checkpoint_are_said_beside_the_tutorials_line(synthetic_dir, tmp_path, capsys):
+    save_network(tmp_path / "train", [5])
+    (result,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
+    out, err = capsys.readouterr()
+    assert re.match(published.PRECISION_LINE, out.strip())
+    assert err == f"step 5: {result.correct} of 200 images, with {tmp_path}/train/model.ckpt-5\n"

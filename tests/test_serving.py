@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import FILES, central_square, encode, environment, resized, save_network, scene
+from helpers import FILES, central_square, encode, environment, resized, save_network, scene, write_images
 
 from cifar10 import evaluation, serving
 from cifar10.data import datasets, pictures, records
@@ -169,12 +169,42 @@ def test_lines_are_text_or_json():
     }
 
 
-def test_class_names_are_those_of_the_runs_data_set_unless_others_are_wanted(tmp_path):
+def test_class_names_are_those_of_the_runs_data_set_and_where_none_is_on_record_of_the_one_named(tmp_path):
     path = str(tmp_path / "model.ckpt-5")
     assert serving.class_names(None, "/missing", path) == datasets.CIFAR10.class_names
+    assert serving.class_names("cifar100", "/missing", path) == datasets.CIFAR100.class_names
     (tmp_path / history.RECORD).write_text('{"event": "start", "dataset": "synthetic"}\n')
     assert serving.class_names(None, "/missing", path) == datasets.SYNTHETIC.class_names
-    assert serving.class_names("cifar100", "/missing", path) == datasets.CIFAR100.class_names
+    with pytest.raises(RunError, match="was trained with --dataset=synthetic, not cifar100; leave --dataset out"):
+        serving.class_names("cifar100", "/missing", path)
+
+
+def test_class_names_are_those_that_the_network_was_trained_on_whatever_data_dir_holds(tmp_path):
+    path = str(tmp_path / "model.ckpt-5")
+    start = {"event": "start", "dataset": "images", "classes": ["Ship & boat", "cat", "dog"]}
+    (tmp_path / history.RECORD).write_text(json.dumps(start) + "\n")
+    write_images(tmp_path / "data", ["x", "y", "z"])
+    for dataset in (None, "images"):
+        assert serving.class_names(dataset, str(tmp_path / "data"), path) == ("Ship & boat", "cat", "dog")
+        assert serving.class_names(dataset, "/missing", path) == ("Ship & boat", "cat", "dog")
+    with pytest.raises(RunError) as error:
+        serving.class_names("synthetic", str(tmp_path / "data"), path)
+    assert str(error.value) == f"{tmp_path}: was trained with --dataset=images, not synthetic; leave --dataset out"
+
+
+def test_own_classes_of_a_run_that_recorded_none_are_taken_from_the_same_images_only(tmp_path):
+    path = str(tmp_path / "model.ckpt-5")
+    sha256 = write_images(tmp_path / "data", ["x", "y", "z"])
+    for recorded, is_same in ((sha256, True), ("0" * 64, False)):
+        start = {"event": "start", "dataset": "images", "data": {"train.bin": recorded}}
+        (tmp_path / history.RECORD).write_text(json.dumps(start) + "\n")
+        if is_same:
+            assert serving.class_names(None, str(tmp_path / "data"), path) == ("x", "y", "z")
+        else:
+            with pytest.raises(
+                RunError, match=r"was trained on other images, its train\.bin having had sha256 00000000"
+            ):
+                serving.class_names(None, str(tmp_path / "data"), path)
 
 
 def test_a_checkpoint_is_the_one_named_or_the_newest_readable(checkpoint, tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_it_prints_the_tutorials_line_and_its_time_is_not_the_trainings(syntheti
     class Clock:
         now = 0.0
 
-        def time(self):
+        def monotonic(self):
             self.now += 0.5
             return self.now
 

@@ -6,19 +6,17 @@ is the first worker: TF_CONFIG's chief, or master, if it has one, and else worke
 
 import dataclasses
 import json
+import re
 
 import tensorflow.compat.v1 as tf
 
-from cifar10.errors import ClusterError, reason
+from cifar10.errors import MAX_SHOWN, ClusterError, reason, shortened
 from cifar10.machine import ports
 
 JOBS = ("chief", "worker", "evaluator")
 _ONE_CHIEF = ("chief", "master")  # the latter is the older name
 NAMED = 5  # of those who are missing
-_NO_PS = (
-    "TF_CONFIG: has a parameter server (ps), and here the workers keep the variables themselves and all-reduce their "
-    "gradients; leave ps out, and start its machine as one more worker"
-)
+_KNOWN = f"known are {', '.join(JOBS)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +75,7 @@ class Cluster:
 
     def silent(self):
         """Returns the other workers whose processes are not there, or hang, as text; '' if there are none."""
-        others = [task for task in range(len(self.workers)) if task != self.task]
-        return self.describe([task for task in others if not ports.answers(self.workers[task])])
+        return self.describe([i for i, each in enumerate(self.workers) if i != self.task and not ports.answers(each)])
 
 
 def find(tf_config, worker_hosts, task_index, local_workers=0):
@@ -106,9 +103,14 @@ def from_tf_config(text):
     """
     try:
         config = json.loads(text)
-    except ValueError as error:
-        raise ClusterError(f"TF_CONFIG: is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # deep nesting
+        raise ClusterError(f"TF_CONFIG: is not JSON ({reason(error)})") from None
     members, task = (config.get(key) if isinstance(config, dict) else None for key in ("cluster", "task"))
+    if isinstance(config, dict) and config.get("sparseCluster"):
+        raise ClusterError(
+            "TF_CONFIG: has a sparseCluster, which names this worker only, and here all workers all-reduce their "
+            "gradients; set enableDynamicWorker to false"
+        )
     if not isinstance(members, dict) or not isinstance(task, dict):
         raise ClusterError(
             'TF_CONFIG: must have "cluster": {"worker": ["host:port", …], …} and "task": {"type", "index"}'
@@ -116,26 +118,28 @@ def from_tf_config(text):
     if "index" not in task and (others := sorted(task.keys() - {"type"})):
         raise ClusterError(f'TF_CONFIG: "task" has {others[0]!r} and no "index", which says which of its job it is')
     job, index = task.get("type"), task.get("index", 0)
+    if not isinstance(job, str):
+        raise ClusterError(f'TF_CONFIG: the "type" of "task" must be one of {", ".join(JOBS)}, not {shortened(job)}')
     if members.get("ps") or job == "ps":
-        raise ClusterError(_NO_PS)
+        raise ClusterError(
+            "TF_CONFIG: has a parameter server (ps), and here the workers keep the variables themselves and all-reduce "
+            "their gradients; leave ps out, and start its machine as one more worker"
+        )
     for name, addresses in members.items():
         if name not in (*JOBS, *_ONE_CHIEF, "ps"):
-            raise ClusterError(f'TF_CONFIG: "cluster" has a job {name!r}; known are {", ".join(JOBS)}')
+            raise ClusterError(f'TF_CONFIG: "cluster" has a job {name[:MAX_SHOWN]!r}; {_KNOWN}')
         if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
-            raise ClusterError(f"TF_CONFIG: {name!r} must be a list of addresses, not {json.dumps(addresses)}")
+            raise ClusterError(f"TF_CONFIG: {name!r} must be a list of addresses, not {shortened(addresses)}")
     chiefs = [address for name in _ONE_CHIEF for address in members.get(name, [])]
     if len(chiefs) > 1:
         raise ClusterError(f"TF_CONFIG: has {len(chiefs)} chiefs; there must be one")
-    if not str(index).isdigit():
-        raise ClusterError(f'TF_CONFIG: the "index" of "task" must be a number from 0, not {json.dumps(index)}')
-    index = int(index)
-    if job in _ONE_CHIEF:
-        if not chiefs:
-            raise ClusterError(f'TF_CONFIG: this task is the {job}, and "cluster" has none')
-        job = "worker"
-    elif job == "worker":
-        index += len(chiefs)
-    return _checked(Cluster((*chiefs, *members.get("worker", [])), job, index, bool(chiefs)), "TF_CONFIG")
+    if not re.fullmatch("[0-9]{1,9}", str(index)):
+        raise ClusterError(f'TF_CONFIG: the "index" of "task" must be a number from 0, not {shortened(index)}')
+    if job in _ONE_CHIEF and not chiefs:
+        raise ClusterError(f'TF_CONFIG: this task is the {job}, and "cluster" has none')
+    number = int(index) + (len(chiefs) if job == "worker" else 0)
+    job = "worker" if job in _ONE_CHIEF else job
+    return _checked(Cluster((*chiefs, *members.get("worker", [])), job, number, bool(chiefs)), "TF_CONFIG")
 
 
 def from_hosts(worker_hosts, task_index):
@@ -146,14 +150,9 @@ def from_hosts(worker_hosts, task_index):
 def _checked(cluster, source):
     if not cluster.workers:
         raise ClusterError(f"{source}: there is no worker")
-    for address in cluster.workers:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise ClusterError(f"{source}: {address!r} is no address; write host:port")
-        if cluster.workers.count(address) > 1:
-            raise ClusterError(f"{source}: {address} is there {cluster.workers.count(address)} times")
+    ports.check_addresses(cluster.workers, source)
     if cluster.job not in ("worker", "evaluator"):
-        raise ClusterError(f"{source}: this task is of the job {cluster.job!r}; known are {', '.join(JOBS)}")
+        raise ClusterError(f"{source}: this task is of the job {cluster.job[:MAX_SHOWN]!r}; {_KNOWN}")
     if cluster.job == "worker" and cluster.task >= len(cluster.workers):
         names = ", ".join(map(cluster.worker_name, range(len(cluster.workers))))
         raise ClusterError(f"{source}: this task is {cluster.name}, and there are only {names}")
@@ -170,7 +169,8 @@ def serve(cluster, config):
     Raises:
       ClusterError: the port is taken, or is to be open to other machines without listen_on_network.
     """
-    _refuse_others(cluster)
+    if not cluster.listen_on_network:
+        ports.refuse_other_machines(cluster.workers)
     spec = tf.train.ClusterSpec({"worker": list(cluster.workers)})
     try:
         server = tf.train.Server(spec, job_name="worker", task_index=cluster.task, config=config, start=False)
@@ -188,16 +188,12 @@ def listen(cluster):
     Raises:
       ClusterError: the port is taken, or is to be open to other machines without listen_on_network.
     """
-    _refuse_others(cluster)
+    if not cluster.listen_on_network:
+        ports.refuse_other_machines(cluster.workers)
     try:
         return ports.listen(cluster.address, cluster.listen_on_network)
     except OSError as error:
         raise _taken(cluster, error) from None
-
-
-def _refuse_others(cluster):
-    if not cluster.listen_on_network:
-        ports.refuse_other_machines(cluster.workers)
 
 
 def _taken(cluster, error):

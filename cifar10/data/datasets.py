@@ -12,7 +12,8 @@ import os
 
 import numpy as np
 
-from cifar10.errors import DataError
+from cifar10.errors import DataError, reason, shortened
+from cifar10.machine import files
 
 HEIGHT = 32  # pixels
 WIDTH = 32  # pixels
@@ -31,6 +32,8 @@ IMAGES_FOLDER = "images-batches-bin"
 IMAGES_FILES = {"train": "train.bin", "test": "test.bin"}
 MANIFEST = "images.json"  # in that folder: class names, and the number of records and the sha256 of either file
 MAX_CLASSES = 256**LABEL_BYTES
+MAX_RECORDS = 10**9
+MAX_MANIFEST_BYTES = 2**20  # far more than MAX_CLASSES names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,29 +234,59 @@ def _imported(data_dir):
     path = os.path.join(folder, MANIFEST)
     remedy = "move its folder away and import the images again"
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-        dataset = Dataset(
-            name=IMAGES,
-            folder=IMAGES_FOLDER,
-            class_names=tuple(str(name) for name in manifest["class_names"]),
-            flip=bool(manifest["flip"]),
-            sha256={IMAGES_FILES[split]: manifest[split]["sha256"] for split in SPLITS},
-            remedy=remedy,
-            **{f"{split}_files": ((IMAGES_FILES[split], int(manifest[split]["records"])),) for split in SPLITS},
-        )
+        with open(path, "rb", opener=files.regular) as file:
+            manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
     except FileNotFoundError:
+        if os.path.exists(os.path.join(data_dir, MANIFEST)):
+            parent = os.path.dirname(os.path.abspath(data_dir))
+            raise DataError(
+                f"{data_dir}: holds the files themselves; --data_dir is the folder above, {parent}"
+            ) from None
         raise DataError(
             f"Failed to find file: {path}; import your pictures with cifar10_import_images.py, or choose --data_dir"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{path}: is not what the import wrote ({type(error).__name__}: {error}); {remedy}") from None
+    except (ValueError, RecursionError) as error:  # deep nesting
+        raise DataError(f"{path}: is not what the import wrote ({reason(error)}); {remedy}") from None
+    for field, (what, is_right) in _MANIFEST_FIELDS.items():
+        value = manifest.get(field) if isinstance(manifest, dict) else manifest
+        if not is_right(value):
+            found = f"its {field!r} is {shortened(value)}, expected {what}"
+            raise DataError(f"{path}: is not what the import wrote ({found}); {remedy}")
+    dataset = Dataset(
+        name=IMAGES,
+        folder=IMAGES_FOLDER,
+        class_names=tuple(manifest["class_names"]),
+        flip=manifest["flip"],
+        sha256={IMAGES_FILES[split]: manifest[split]["sha256"] for split in SPLITS},
+        remedy=remedy,
+        **{f"{split}_files": ((IMAGES_FILES[split], manifest[split]["records"]),) for split in SPLITS},
+    )
     for filename in IMAGES_FILES.values():
         if not os.path.lexists(os.path.join(folder, filename)):
             raise DataError(f"Failed to find file: {os.path.join(folder, filename)}; {remedy}")
     return dataset
+
+
+def _is_names(value):
+    """Returns whether a value is a list of 2 to MAX_CLASSES names, none twice, which a console can show."""
+    are_names = isinstance(value, list) and all(isinstance(name, str) and name.isprintable() for name in value)
+    return are_names and 2 <= len(value) <= MAX_CLASSES and len(set(value)) == len(value)
+
+
+def _is_file(value):
+    """Returns whether a value says of a file how many records it has, at least one, and its hash."""
+    records, sha256 = (value.get(name) for name in ("records", "sha256")) if isinstance(value, dict) else (None, None)
+    return type(records) is int and 0 < records <= MAX_RECORDS and isinstance(sha256, str) and len(sha256) == 64
+
+
+# {field of the manifest: (what it must be, in words; whether a value is that)}.
+_MANIFEST_FIELDS = {
+    "class_names": (f"2 to {MAX_CLASSES} printable names, none twice", _is_names),
+    "flip": ("true or false", lambda value: isinstance(value, bool)),
+    **dict.fromkeys(SPLITS, (f'{{"records": 1 to {MAX_RECORDS}, "sha256": 64 digits}}', _is_file)),
+}
 
 
 def encode(images, labels):

@@ -22,6 +22,7 @@ from cifar10.errors import DataError, refuse_scheme
 from cifar10.machine import locks
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
+LEAST_RATE = 1000  # bytes/s over that time, below which it counts as lost, too
 ATTEMPTS = 5  # requests before a download is given up
 BACKOFF = 1.0  # seconds before the second request; each further wait is twice as long
 CHUNK = 1 << 16  # bytes read at a time, so at most this much is lost with a connection
@@ -56,6 +57,9 @@ def ensure(dataset, data_dir, url=None, sha256=None):
     folder = dataset.path(data_dir)
     if not _missing(dataset, folder):
         return
+    parent, name = os.path.split(os.path.abspath(data_dir))
+    if not _missing(dataset, data_dir) or (name == dataset.folder and os.path.isdir(data_dir)):
+        raise DataError(f"{data_dir}: holds the files themselves; --data_dir is the folder above, {parent}")
     try:
         for path in (data_dir, folder):
             if os.path.lexists(path) and not os.path.isdir(path):
@@ -229,14 +233,19 @@ def _request(url, part, size):
         done = start
         with open(part, "ab" if start else "wb") as file, _progress(part.removesuffix(".part"), total) as show:
             show(done)
+            since, due = time.monotonic(), done + TIMEOUT * LEAST_RATE
             while True:
                 with _network():
-                    chunk = response.read(CHUNK)
+                    chunk = response.read1(CHUNK)  # what there is, where `read` would wait for all of it
                 if not chunk:
                     break
                 file.write(chunk)
                 done += len(chunk)
                 show(done)
+                if time.monotonic() - since > TIMEOUT:
+                    if done < due:
+                        raise _FetchError(f"less than {LEAST_RATE} bytes/s came in the last {TIMEOUT:g} s")
+                    since, due = time.monotonic(), done + TIMEOUT * LEAST_RATE
     if total is not None and done < total and not (promised is None and _is_page(part)):
         raise _FetchError(f"the connection ended after {done} of {total} bytes")
 

@@ -158,6 +158,11 @@ def write(sources, data_dir, test_fraction=None, seed=0, flip=True):
         raise DataError(f"{folder}: is there already; move it away, or choose another --data_dir")
     if test_fraction is not None and any(source.split for source in sources):
         raise DataError(f"--test_fraction={test_fraction}: the folders train and test say which is which; leave it out")
+    if test_fraction in (0.0, 1.0):
+        raise DataError(
+            f"--test_fraction={test_fraction:g}: each class needs at least one picture to train and one to test; give "
+            "a fraction between 0 and 1"
+        )
     class_names = _class_names(sources)
     sources, images = _read(sources)
     random = np.random.RandomState(seed)
@@ -239,7 +244,8 @@ def _read(sources):
     progress.close()
     _report(failures, "unreadable pictures")
     if failures:
-        print(f"{len(failures)} of {len(sources)} pictures cannot be read and are left out", flush=True)
+        be = "is" if len(failures) == 1 else "are"
+        print(f"{len(failures)} of {len(sources)} pictures cannot be read and {be} left out", flush=True)
     return read, np.array(images, np.uint8).reshape(-1, datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH)
 
 

@@ -70,7 +70,7 @@ _OTHERS = {
 }
 
 
-def find(arguments):
+def find(arguments, passed_over=None):
     """Yields the name of each picture that the arguments stand for, in order.
 
     Args:
@@ -81,7 +81,7 @@ def find(arguments):
       Names for `load`. Folders that hold no pictures or cannot be listed are among them, for `load` to say so.
     """
     for argument in arguments:
-        names = _inside(argument) if argument != STDIN and os.path.isdir(argument) else [argument]
+        names = _inside(argument, passed_over) if argument != STDIN and os.path.isdir(argument) else [argument]
         empty = True
         for name in names:
             empty = False
@@ -90,13 +90,17 @@ def find(arguments):
             yield argument
 
 
-def _inside(folder):
+def _inside(folder, passed_over):
     unlisted = []
     for parent, folders, files in os.walk(folder, onerror=unlisted.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(EXTENSIONS):
                 yield os.path.join(parent, name)
+            elif passed_over is not None:
+                passed_over[os.path.splitext(name)[1].lower() or "none"] += 1
     yield from (error.filename for error in unlisted)
 
 

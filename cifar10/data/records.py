@@ -9,6 +9,7 @@ import numpy as np
 
 from cifar10.data.datasets import DEPTH, HEIGHT, WIDTH
 from cifar10.errors import DataError, refuse_scheme
+from cifar10.machine import files
 
 RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
 OWN_REMEDY = "it is not the published file: mend it, or choose another --data_dir"
@@ -58,14 +59,15 @@ def load(dataset, data_dir, split):
     """
     refuse_scheme(data_dir, data_dir)
     dataset = as_found(dataset, data_dir)
+    for path, (_, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
+        _check_size(path, count, dataset)  # of all files, before memory is taken for what they should hold
     count = dataset.num_examples(split)
     examples = Examples(np.empty([count, HEIGHT, WIDTH, DEPTH], np.uint8), np.empty([count], np.int32))
     start = 0
     for path, (name, count) in zip(paths(dataset, data_dir, split), dataset.files(split), strict=True):
-        _check_size(path, count, dataset)
         end = start + count
         sha256 = hashlib.sha256()
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             for i in range(start, end, RECORDS_AT_ONCE):
                 j = min(i + RECORDS_AT_ONCE, end)
                 records = np.fromfile(file, np.uint8, (j - i) * dataset.record_bytes).reshape(j - i, -1)
@@ -106,11 +108,13 @@ def as_found(dataset, data_dir):
 
 
 def _sizes(dataset, data_dir):
-    """Returns {name: bytes} of the record files that are there."""
+    """Returns {name: bytes} of the record files that are there, but for pipes and folders in their places."""
     sizes = {}
     for name, _ in dataset.train_files + dataset.test_files:
+        path = os.path.join(dataset.path(data_dir), name)
         with contextlib.suppress(OSError):
-            sizes[name] = os.path.getsize(os.path.join(dataset.path(data_dir), name))
+            if os.path.isfile(path):
+                sizes[name] = os.path.getsize(path)
     return sizes
 
 
@@ -166,6 +170,13 @@ def _check_size(path, count, dataset):
         )
 
 
+def _opened(path):
+    try:
+        return open(path, "rb", opener=files.regular)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); make it readable, or choose --data_dir") from None
+
+
 def _bad_labels(labels, dataset):
     """Returns which labels stand for no class, in words; "" if there are none."""
     bad = np.flatnonzero(labels >= dataset.num_classes)
@@ -192,7 +203,7 @@ def _sha256(dataset, data_dir, name, found):
     if name not in found:
         sha256 = hashlib.sha256()
         try:
-            with open(os.path.join(dataset.path(data_dir), name), "rb") as file:
+            with open(os.path.join(dataset.path(data_dir), name), "rb", opener=files.regular) as file:
                 while chunk := file.read(RECORDS_AT_ONCE * dataset.record_bytes):
                     sha256.update(chunk)
         except OSError:

@@ -6,6 +6,8 @@ import os
 import socket
 import time
 
+from cifar10.machine import files
+
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -47,8 +49,11 @@ def held(path, busy):
     Args:
       path: the lock file, made if it is not there; it says who holds it.
       busy: function (holder) that is called where another process holds it; if it returns, the lock is waited for.
+
+    Raises:
+      OSError: the lock file cannot be opened, or is a folder or a pipe.
     """
-    with open(path, "a+") as file:
+    with open(path, "a+", opener=files.regular) as file:
         if not _take(file):
             file.seek(0)
             busy(file.read().strip() or "another process")

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import ipaddress
 import os
+import re
 import shutil
 import socket
 import stat
@@ -18,7 +19,7 @@ import struct
 import subprocess
 import sys
 
-from cifar10.errors import ClusterError
+from cifar10.errors import MAX_SHOWN, ClusterError
 
 try:
     import fcntl
@@ -34,6 +35,7 @@ _IP = 0xFFF00000  # offset of the packet's IP header
 _GET_INTERFACE, _SET_INTERFACE = 0x8913, 0x8914
 _UP = 1
 _LOOPBACK = "lo"
+_THIS_HOST = ("127.0.0.1", "[::1]", "localhost")  # as two addresses on one machine may call it
 
 # A program of the Berkeley packet filter: (operation, next if true, next if false, operand). A packet passes if its IP
 # version is 4 and the sender 127.x.x.x, or 6 and ::1. The kernel takes no such packets from a cable.
@@ -56,6 +58,20 @@ _PROGRAM = (
     (_RETURN, 0, 0, 0xFFFFFFFF),
     (_RETURN, 0, 0, 0),
 )
+
+
+def check_addresses(addresses, source):
+    """Raises a ClusterError, which names their source, if the addresses are not all host:port, each another one."""
+    first = {}
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not re.fullmatch(r"[!-~]+", host) or not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) >= 2**16:
+            raise ClusterError(f"{source}: {address[:MAX_SHOWN]!r} is no address; write host:port")
+        if addresses.count(address) > 1:
+            raise ClusterError(f"{source}: {address} is there {addresses.count(address)} times")
+        same = first.setdefault(("localhost" if host in _THIS_HOST else host.lower(), port), address)
+        if same != address:
+            raise ClusterError(f"{source}: {same} and {address} are one address; each worker has its own")
 
 
 def is_loopback(address):

@@ -10,6 +10,8 @@ import threading
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+_deferring = []  # the Requests of the contexts that the program is in
+
 
 class Interrupted(SystemExit):
     """A signal that ends the program, with the exit code that a shell gives it: 128 + its number.
@@ -58,7 +60,16 @@ def deferred():
         request.signum = signum
 
     with _handled(note):
-        yield request
+        _deferring.append(request)
+        try:
+            yield request
+        finally:
+            _deferring.remove(request)
+
+
+def is_deferring():
+    """Returns whether the program is where a signal, if one comes, waits for it to stop."""
+    return any(request.signum is None for request in _deferring)
 
 
 @contextlib.contextmanager

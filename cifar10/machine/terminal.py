@@ -27,7 +27,7 @@ class Progress:
     The cursor is left at its beginning, so the next line, of whatever is printed, takes its place.
     """
 
-    def __init__(self, unit, total, start=0, clock=time.time):
+    def __init__(self, unit, total, start=0, clock=time.monotonic):
         """Begins.
 
         Args:

@@ -8,6 +8,8 @@ import tensorflow.compat.v1 as tf
 from cifar10.data.datasets import NUM_CLASSES
 from cifar10.network import layers, microbatches, summaries
 
+RESTORED = 0  # the seed of a network whose initial values never count; with none, TF_DETERMINISTIC_OPS=1 refuses it
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:

@@ -70,7 +70,7 @@ class Recipe:
       calm: the last part of the steps, in which crops are at most calm_shift pixels from the centre.
       random_crops: whether images are cropped anywhere, or at the centre.
       frozen: layers whose variables stay as they are.
-      changes: how it differs from the recipe of its name, in words; empty: not at all.
+      changed_values: how it differs from the recipe of its name, as `changed` takes it: (name, value) pairs.
       alternating_flip: whether an image is mirrored in every other epoch, instead of by chance.
       moving_average_decay: of the variables, a step; less in the first steps: see optimizer.apply_gradients.
     """
@@ -86,11 +86,16 @@ class Recipe:
     jitter: bool = True
     random_crops: bool = True
     frozen: tuple[str, ...] = ()
-    changes: str = ""
+    changed_values: tuple = ()
     alternating_flip: bool = False
     calm: float = 0.0
     calm_shift: int = 2
     moving_average_decay: float = MOVING_AVERAGE_DECAY
+
+    @property
+    def changes(self):
+        """How it differs from the recipe of its name, in words; empty: not at all."""
+        return ", ".join(f"{name} {value}" for name, value in self.changed_values)
 
     def max_steps(self, num_examples, batch_size):
         """Returns the global step at which training ends by default.
@@ -110,14 +115,13 @@ class Recipe:
           values: {name: value}: `learning_rate`, the initial one or the peak; `frozen`, the last of the LAYERS that are
             not trained; or the name of any other attribute.
         """
-        changes = ", ".join(f"{name} {value}" for name, value in values.items())
         attributes = dict(values)
         if "learning_rate" in values:
             which = "peak" if hasattr(self.learning_rate, "peak") else "initial"
             attributes["learning_rate"] = dataclasses.replace(self.learning_rate, **{which: values["learning_rate"]})
         if "frozen" in values:
             attributes["frozen"] = LAYERS[: LAYERS.index(values["frozen"]) + 1]
-        return dataclasses.replace(self, **attributes, changes=changes)
+        return dataclasses.replace(self, **attributes, changed_values=tuple(values.items()))
 
     def distortions(self, flip, max_steps=None):
         """Returns the crops.Distortions of training images.

@@ -21,7 +21,8 @@ import typing
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from cifar10.errors import reason
+from cifar10.errors import RunError, reason
+from cifar10.machine import files
 
 NAME = "model.ckpt"
 COMPANION = "optimizer.ckpt"  # of momentum and loss scale, where a training has them
@@ -31,7 +32,11 @@ DAMAGED = "damaged-"  # goes before the name of a checkpoint that could not be r
 AVERAGE = "/ExponentialMovingAverage"
 LOSS_AVERAGE = "/avg"
 
-_OURS = re.compile(rf"{re.escape(NAME)}-(\d+)")
+STEP = "(?:0|[1-9][0-9]{0,17})"  # of a checkpoint's name: a global step, which is an int64
+_OURS = re.compile(rf"{re.escape(NAME)}-({STEP})")
+
+# What TensorFlow's readers take for a pattern of many paths, wherever in a path it is.
+PATTERN_SIGNS = frozenset("*?[]\\")
 
 # What TensorFlow raises for a checkpoint that is missing, truncated, flipped, or not a checkpoint at all.
 UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, OSError)
@@ -42,17 +47,23 @@ def paths(directory):
 
     Ours are called NAME-<step>. Those of other names, as forks and the first tutorials give them, count where there is
     none of ours.
+
+    Raises:
+      RunError: the directory is there, and cannot be listed.
     """
     try:
         names = set(os.listdir(directory))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be read ({error.strerror}); make it readable") from None
     found = {name.removesuffix(".index") for name in names if name.endswith(".index")}
     for name in names:  # TensorFlow before 0.12 wrote one file, beside the one of the graph
         if f"{name}.meta" in names or re.fullmatch(r".*ckpt(-\d+)?", name):
             found |= {name} if os.path.isfile(os.path.join(directory, name)) else set()
     found = {name for name in found if not name.startswith((COMPANION, DAMAGED))}
     ours = {name for name in found if _OURS.fullmatch(name)}
+    found = {name for name in found if not name.startswith(f"{NAME}-")}  # with no step behind it, somebody's
     return sorted((os.path.join(directory, name) for name in ours or found), key=lambda path: (step(path), path))
 
 
@@ -76,9 +87,9 @@ def step(path):
 def global_step(path):
     """Returns the global step that a checkpoint holds, or None where it holds none, or cannot be read."""
     try:
-        reader = tf.train.load_checkpoint(path)
-        name = _name_of_step(reader.get_variable_to_shape_map())
-        return None if name is None else int(reader.get_tensor(name))
+        with reader(path) as found:
+            name = _name_of_step(found.get_variable_to_shape_map())
+            return None if name is None else int(found.get_tensor(name))
     except UNREADABLE:
         return None
 
@@ -97,10 +108,49 @@ def lost(directory):
         part = re.fullmatch(r"(.+)\.(data-\d+-of-\d+|meta)", name)
         if part and not name.startswith((COMPANION, DAMAGED)):
             return part[1]
-    with contextlib.suppress(OSError), open(os.path.join(directory, STATE), encoding="utf-8", errors="replace") as file:
-        named = re.search(r'^model_checkpoint_path: "(.+)"', file.read(), re.MULTILINE)
+    state = os.path.join(directory, STATE)
+    with (
+        contextlib.suppress(OSError),
+        open(state, encoding="utf-8", errors="replace", opener=files.regular) as lines,
+    ):
+        named = re.search(r'^model_checkpoint_path: "(.+)"', lines.read(), re.MULTILINE)
         return named and named[1]
     return None
+
+
+@contextlib.contextmanager
+def plain(path):
+    """Yields a path of the same checkpoint that TensorFlow's readers take for one, and not for a pattern.
+
+    Its writers take a path as it is. So a checkpoint in `lr=[0.1]` is written there, and then not found.
+    """
+    if PATTERN_SIGNS.isdisjoint(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "run")
+        os.symlink(os.path.abspath(os.path.dirname(path)), link)
+        yield os.path.join(link, os.path.basename(path))
+
+
+@contextlib.contextmanager
+def reader(path):
+    """Yields TensorFlow's reader of a checkpoint.
+
+    Raises:
+      One of UNREADABLE: OSError if one of its files may not be read, or is no regular file.
+    """
+    for each in filter(os.path.lexists, (path, *glob.glob(f"{glob.escape(path)}.*"))):
+        if each != path or file(path) == path:  # a folder of that name is no part of it
+            os.close(files.regular(each, os.O_RDONLY))
+    with plain(path) as same:
+        yield tf.train.load_checkpoint(same)
+
+
+def restore(saver, session, path, variables):
+    """Restores a tf.train.Saver's {name in the checkpoint: variable} as `fitted` makes them, or raises as `reader`."""
+    with fitted(path, variables) as same:
+        saver.restore(session, same)
 
 
 def fault(path):
@@ -109,18 +159,24 @@ def fault(path):
     Reading everything checks every checksum, and takes some 15 ms for this network.
     """
     try:
-        reader = tf.train.load_checkpoint(path)
-        for name in sorted(reader.get_variable_to_shape_map()):
-            value = reader.get_tensor(name)
-            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-                return f"{name} holds values that are not finite"
+        with reader(path) as found:
+            for name in sorted(found.get_variable_to_shape_map()):
+                value = found.get_tensor(name)
+                if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                    return f"{name} holds values that are not finite"
+                if name == "global_step" and not np.array_equal(value, _named_step(path, value)):
+                    return f"its global step is {value}, which its name does not say"
     except UNREADABLE as error:
         return f"it cannot be read: {reason(error)}"
     return None
 
 
 def newest_readable(directory):
-    """Returns the newest checkpoint whose values are whole and finite, or None; warns of newer ones that are not."""
+    """Returns the newest checkpoint whose values are whole and finite, or None; warns of newer ones that are not.
+
+    Raises:
+      RunError: a newer one may not be read, which is no reason to take an older one.
+    """
     passed_over = []
     newest = None
     for path in reversed(paths(directory)):
@@ -128,10 +184,27 @@ def newest_readable(directory):
         if why is None:
             newest = path
             break
+        _refuse_forbidden(path)
         passed_over.append((path, why))
     for path, why in passed_over:
         print(f"{path}: {why}; " + (f"taking {newest} instead" if newest else "there is none before it"), flush=True)
     return newest
+
+
+def _named_step(path, otherwise):
+    """Returns the global step in a checkpoint's name, or `otherwise` if it has another name than ours."""
+    return step(path) if _OURS.fullmatch(os.path.basename(path)) else otherwise
+
+
+def _refuse_forbidden(path):
+    """Raises RunError if the checkpoint, or its folder, may not be read by this user."""
+    try:
+        for each in (file(path), *_files(path)):
+            os.close(files.regular(each, os.O_RDONLY))
+    except PermissionError as error:
+        raise RunError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from None
+    except OSError:
+        pass  # any other fault is the checkpoint's
 
 
 def difference(path, expected):
@@ -146,9 +219,9 @@ def difference(path, expected):
     Raises:
       One of UNREADABLE.
     """
-    reader = tf.train.load_checkpoint(path)
-    shapes = reader.get_variable_to_shape_map()
-    types = reader.get_variable_to_dtype_map()
+    with reader(path) as found:
+        shapes = found.get_variable_to_shape_map()
+        types = found.get_variable_to_dtype_map()
     sources = _sources(shapes, expected)
     missing = sorted(expected.keys() - sources.keys())
     other = []
@@ -204,25 +277,21 @@ def fitted(path, expected):
 
     Args as of difference, which must have found none.
     """
-    reader = tf.train.load_checkpoint(path)
-    types = reader.get_variable_to_dtype_map()
-    sources = _sources(reader.get_variable_to_shape_map(), expected)
-    if said := _substitutes(sources):
-        print(f"{path}: {'; '.join(said)}", flush=True)
-    as_it_is = all(
-        source == name and types[name] == expected[name].dtype.base_dtype for name, source in sources.items()
-    )
-    if as_it_is and file(path) != path:
-        yield path
+    with reader(path) as found:
+        types = found.get_variable_to_dtype_map()
+        sources = _sources(found.get_variable_to_shape_map(), expected)
+        if said := _substitutes(sources):
+            print(f"{path}: {'; '.join(said)}", flush=True)
+        as_it_is = file(path) != path and all(
+            source == name and types[name] == expected[name].dtype.base_dtype for name, source in sources.items()
+        )
+        values = {} if as_it_is else _values(found, sources, expected)
+    if as_it_is:
+        with plain(path) as same:
+            yield same
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, os.path.basename(path))
-        values = {
-            name: np.asarray(0 if source is None else reader.get_tensor(source)).astype(
-                expected[name].dtype.base_dtype.as_numpy_dtype
-            )
-            for name, source in sources.items()
-        }
+        copy = os.path.join(folder, NAME)
         with tf.Graph().as_default(), tf.Session() as session:
             names = sorted(values)
             tensors = [tf.constant(values[name]) for name in names]
@@ -230,6 +299,16 @@ def fitted(path, expected):
                 tf.raw_ops.SaveV2(prefix=copy, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
             )
         yield copy
+
+
+def _values(found, sources, expected):
+    """Returns {name: array} of what is expected, in its type; for the sources see _sources."""
+    return {
+        name: np.asarray(0 if source is None else found.get_tensor(source)).astype(
+            expected[name].dtype.base_dtype.as_numpy_dtype
+        )
+        for name, source in sources.items()
+    }
 
 
 def _substitutes(sources):
@@ -330,10 +409,11 @@ def write_averages(path, directory):
     Returns:
       The path of what was written.
     """
-    reader = tf.train.load_checkpoint(path)
-    names = [name for name in reader.get_variable_to_shape_map() if name.endswith(AVERAGE) or name == "global_step"]
+    with reader(path) as found:
+        names = [name for name in found.get_variable_to_shape_map() if name.endswith(AVERAGE) or name == "global_step"]
+        values = {name: found.get_tensor(name) for name in names}
     with tf.Graph().as_default(), tf.Session() as session:
-        variables = [tf.get_variable(name, initializer=reader.get_tensor(name), use_resource=True) for name in names]
+        variables = [tf.get_variable(name, initializer=values[name], use_resource=True) for name in names]
         session.run(tf.global_variables_initializer())
         return save(Savers(tf.train.Saver(variables, max_to_keep=0), None), session, directory, step(path), keep=0)
 
@@ -354,9 +434,8 @@ def restore_state(session, path):
       The sorted names of those that were not there, or not readable, or of another shape: they are as they were.
     """
     found = {}
-    with contextlib.suppress(*UNREADABLE):
-        reader = tf.train.load_checkpoint(companion(path))
-        found = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    with contextlib.suppress(*UNREADABLE), reader(companion(path)) as saved:
+        found = {name: saved.get_tensor(name) for name in saved.get_variable_to_shape_map()}
     missing = []
     for variable in session.graph.get_collection(tf.GraphKeys.LOCAL_VARIABLES):
         value = found.get(variable.op.name)
@@ -381,7 +460,7 @@ def settle(directory, start):
                 os.replace(part, os.path.join(directory, DAMAGED + os.path.basename(part)))
     whole = {step(path) for path in _saved(directory)}
     for name in os.listdir(directory):
-        match = re.fullmatch(rf"({NAME}|{COMPANION})-(\d+)(_temp|\.data-\d+-of-\d+.*|\.index|\.meta)", name)
+        match = re.fullmatch(rf"({NAME}|{COMPANION})-({STEP})(_temp|\.data-\d+-of-\d+.*|\.index|\.meta)", name)
         if not match or int(match[2]) in whole:
             continue
         if os.path.exists(os.path.join(directory, f"{match[1]}-{match[2]}")):  # of TensorFlow before 0.12: one file

@@ -73,7 +73,7 @@ class EventFile:
         except (OSError, tf.errors.OpError) as error:
             self._report(error)
             self.close()
-            if not self._num_events:
+            if not self._num_events and self._path is not None:
                 with contextlib.suppress(OSError):
                     os.remove(self._path)
 

@@ -16,6 +16,8 @@ from cifar10.runs import checkpoints
 CANNOT_SAVE = (OSError, tf.errors.OpError)  # what checkpoints.save raises
 MAX_FAILED_SAVES = 10  # in a row, before training gives up
 PAUSE_SECS = 30.0  # between two attempts to save the final checkpoint
+UNLOGGED_STEPS = 100  # between two looks at the variables, where the console has no lines
+CLOCK_SECS = 1e-6  # the least time between two looks at a clock, which may not have moved on
 HOUSEKEEPING = "housekeeping/"  # name scope of ops that are not the network's
 
 
@@ -43,7 +45,11 @@ class StepHook(tf.train.SessionRunHook):
 
 
 class ConsoleHook(StepHook):
-    """Prints, records and charts the tutorial's line every few steps; stops training whose loss is not finite."""
+    """Prints, records and charts the tutorial's line every few steps; stops training whose values are not finite.
+
+    A loss is not enough to tell: on CPUs, pooling drops NaN and the rectifier may make 0 of it, so that a convolution
+    of NaN alone leaves the loss finite.
+    """
 
     def __init__(self, run, graph, step, log_frequency, event_file):
         super().__init__(run)
@@ -54,9 +60,17 @@ class ConsoleHook(StepHook):
         self._event_file = event_file
         self._start_time = run.clock()
         self._steps = 0
+        self._session = None
+        self._variables = tf.trainable_variables()
+        with tf.name_scope(HOUSEKEEPING):
+            # A sum is finite if all that is summed is, and takes one pass over memory.
+            self._sums = [tf.reduce_sum(variable) for variable in self._variables]
 
     def begin(self):
         self._start_time = self.run.clock()
+
+    def after_create_session(self, session, coord):
+        self._session = session
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._fetches)
@@ -64,13 +78,16 @@ class ConsoleHook(StepHook):
     def after_step(self, step, results):
         loss = float(results["loss"])
         self.run.learning_rate = float(results["learning_rate"])
+        self.run.loss = loss
         if not math.isfinite(loss):
             raise self.run.diverged(step, f"the loss is {loss}")
         self._steps += 1
+        if step % (self._log_frequency or UNLOGGED_STEPS) == 0:
+            self._check_variables(step)
         if not self._log_frequency or step % self._log_frequency:
             return
         now = self.run.clock()
-        duration = (now - self._start_time) / self._steps
+        duration = max(now - self._start_time, CLOCK_SECS) / self._steps
         self._start_time, self._steps = now, 0
         examples_per_sec = self._num_slices * self._batch_size / duration
         sec_per_batch = duration / self._num_slices
@@ -82,6 +99,11 @@ class ConsoleHook(StepHook):
         values = {"loss": loss, "examples_per_sec": examples_per_sec, "sec_per_batch": sec_per_batch}
         self.run.log_metrics({"step": step, **values})
         self._event_file.add_summary(summaries.scalars({f"console/{name}": values[name] for name in values}), step)
+
+    def _check_variables(self, step):
+        for variable, value in zip(self._variables, self._session.run(self._sums), strict=True):
+            if not math.isfinite(value):
+                raise self.run.diverged(step, f"{variable.op.name} is not finite")
 
 
 class SummaryHook(StepHook):
@@ -104,7 +126,7 @@ class SummaryHook(StepHook):
         self._event_file.add_summary(results, step)
         now = self.run.clock()
         if self._last is not None:
-            speed = self._every_steps / (now - self._last)
+            speed = self._every_steps / max(now - self._last, CLOCK_SECS)
             self._event_file.add_summary(
                 tf.Summary(value=[tf.Summary.Value(tag="global_step/sec", simple_value=speed)]), step
             )
@@ -221,8 +243,8 @@ class SaveHook(StepHook):
         if self.run.checkpoint is not None and checkpoints.step(self.run.checkpoint) == step:
             return
         while not self._try_to_save(step, f"trying again every {PAUSE_SECS:g} s", still_valid):
-            pause_ends = time.time() + PAUSE_SECS
-            while time.time() < pause_ends and not self._request.signum:
+            pause_ends = time.monotonic() + PAUSE_SECS
+            while time.monotonic() < pause_ends and not self._request.signum:
                 time.sleep(min(0.1, PAUSE_SECS))
 
     def _try_to_save(self, steps_done, consolation, still_valid=lambda: True):

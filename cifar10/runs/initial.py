@@ -30,24 +30,25 @@ def values(path, dataset):
     if fault := checkpoints.fault(path):
         raise RunError(f"{path}: {fault}; choose another --init_from")
     try:
-        reader = tf.train.load_checkpoint(path)
-        shapes = reader.get_variable_to_shape_map()
-        found = {name.removesuffix(checkpoints.AVERAGE): name for name in sorted(shapes, key=len)}  # averages come last
-        variables = {variable.op.name: variable for variable in tf.global_variables()}
-        anew = _other_classes(path, shapes.get(found.get(f"{LAST_LAYER}/biases")), dataset)
-        chosen = []
-        for variable in tf.trainable_variables():
-            name = variable.op.name
-            if anew and name.startswith(f"{LAST_LAYER}/"):
-                continue
-            if name not in found or shapes[found[name]] != variable.shape.as_list():
-                there = f"is {shapes[found[name]]}" if name in found else "is not there"
-                raise RunError(
-                    f"{path}: of another network: {name} {there}, {variable.shape.as_list()} here; choose another "
-                    "--init_from, or its --model"
-                )
-            value = reader.get_tensor(found[name])
-            chosen += [(variable, value), (variables[name + checkpoints.AVERAGE], value)]
+        with checkpoints.reader(path) as reader:
+            shapes = reader.get_variable_to_shape_map()
+            # Averages come last.
+            found = {name.removesuffix(checkpoints.AVERAGE): name for name in sorted(shapes, key=len)}
+            variables = {variable.op.name: variable for variable in tf.global_variables()}
+            anew = _other_classes(path, shapes.get(found.get(f"{LAST_LAYER}/biases")), dataset)
+            chosen = []
+            for variable in tf.trainable_variables():
+                name = variable.op.name
+                if anew and name.startswith(f"{LAST_LAYER}/"):
+                    continue
+                if name not in found or shapes[found[name]] != variable.shape.as_list():
+                    there = f"is {shapes[found[name]]}" if name in found else "is not there"
+                    raise RunError(
+                        f"{path}: of another network: {name} {there}, {variable.shape.as_list()} here; choose another "
+                        "--init_from, or its --model"
+                    )
+                value = reader.get_tensor(found[name])
+                chosen += [(variable, value), (variables[name + checkpoints.AVERAGE], value)]
     except checkpoints.UNREADABLE as error:
         raise RunError(f"{path}: it cannot be read: {reason(error)}; choose another --init_from") from None
     exception = f" but {LAST_LAYER}, which begins anew: {anew}" if anew else ""

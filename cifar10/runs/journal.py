@@ -1,9 +1,13 @@
 """A file of JSON lines that only grows, and whose lines are whole."""
 
-import contextlib
 import datetime
 import json
 import os
+
+from cifar10.errors import RunError
+from cifar10.machine import files
+
+REMEDY = "mend that line, or move the file away"
 
 
 class Journal:
@@ -19,7 +23,7 @@ class Journal:
           OSError: it cannot be written; then nothing of it is left.
         """
         line = json.dumps({"time": datetime.datetime.now().astimezone().isoformat(), **values}).encode() + b"\n"
-        with open(self.path, "ab", buffering=0) as file:
+        with open(self.path, "ab", buffering=0, opener=files.regular) as file:
             end = self._end_of_last_line()
             file.truncate(end)  # a line that a killed program or a full disk cut short
             try:
@@ -30,37 +34,36 @@ class Journal:
                 file.truncate(end)
                 raise
 
+    def lines(self):
+        """Returns the (number, dict) pairs of its whole lines, numbered from 1; none where there is no file.
+
+        Raises:
+          RunError: the file cannot be read, or a line is no JSON object.
+        """
+        try:
+            with open(self.path, "rb", opener=files.regular) as file:
+                whole = file.read().split(b"\n")[:-1]  # what follows the last line break was cut short
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read ({error.strerror}); make it readable") from None
+        return [(number, self._parsed(number, line)) for number, line in enumerate(whole, 1) if line.strip()]
+
     def last(self, **wanted):
         """Returns the last line that has these values, as a dict, or None: also where there is no file."""
-        try:
-            with open(self.path, encoding="utf-8", errors="replace") as file:
-                lines = file.readlines()
-        except OSError:
-            return None
-        for line in reversed(lines):
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(values, dict) and wanted.items() <= values.items():
-                return values
-        return None
+        return next((values for _, values in reversed(self.lines()) if wanted.items() <= values.items()), None)
 
-    def having(self, name):
-        """Returns the lines that have a value of this name, as dicts, oldest first: none where there is no file."""
+    def _parsed(self, number, line):
         try:
-            with open(self.path, encoding="utf-8", errors="replace") as file:
-                lines = file.readlines()
-        except OSError:
-            return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-        return [values for values in found if isinstance(values, dict) and name in values]
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:  # deep nesting
+            raise RunError(f"{self.path}: line {number} is not JSON ({type(error).__name__}); {REMEDY}") from None
+        if not isinstance(values, dict):
+            raise RunError(f"{self.path}: line {number} is no JSON object; {REMEDY}")
+        return values
 
     def _end_of_last_line(self):
-        with open(self.path, "rb") as file:
+        with open(self.path, "rb", opener=files.regular) as file:
             size = file.seek(0, os.SEEK_END)
             if size:
                 file.seek(size - 1)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import sys
 import time
 import typing
 
@@ -28,6 +29,9 @@ SAID_IF_CHANGED = {
     "hyper_parameters": "hyper-parameters",
     "max_steps": "last step",
     "seed": "seed",
+    "lrn": "--lrn",
+    "conv": "--conv",
+    "use_fp16": "--use_fp16",
 }
 
 # The tutorial's, ours, and those of a run that was killed while it began.
@@ -94,7 +98,7 @@ class Run:
       checkpoint: path of the newest checkpoint: first the one that training continues from, or None.
       start_step: int, the global step it continues from.
       step: int, the number of steps done, those before start_step included.
-      learning_rate: float, of the newest step, or None.
+      learning_rate, loss: floats, of the newest step, or None.
       paused_secs: seconds that this process spent between steps on what is not training.
       enough: whether to stop before max_steps, which what goes on beside the steps may set.
     """
@@ -105,8 +109,8 @@ class Run:
         Args:
           train_dir: the folder, made if it is not there.
           restart: whether to move what is there aside and begin anew.
-          description: {name: value} of what is recorded of this start; `dataset`, `model` and `image_size`
-            must be those of the starts before it, and `num_held_out` no more than that.
+          description: {name: value} of what is recorded of this start; `dataset`, `classes`, `data`, `model`,
+            `image_size` and `num_held_out` must be those of the start before it.
 
         Raises:
           RunError: train_dir holds files but no run, or another trainer is at work in it, or its checkpoints cannot be
@@ -114,7 +118,7 @@ class Run:
         """
         description = description or {}
         self.train_dir = train_dir
-        self.checkpoint = self.learning_rate = None
+        self.checkpoint = self.learning_rate = self.loss = None
         self.start_step = self.step = 0
         self.paused_secs = 0.0
         self.enough = False
@@ -174,11 +178,20 @@ class Run:
                     f"{self.train_dir}: was trained with --{flag}={before}, not {now}; choose that, or another "
                     "--train_dir, or --restart"
                 )
-        before, now = history.recorded(self.train_dir, "num_held_out") or 0, description.get("num_held_out", 0)
-        if self.checkpoint and now > before:
+        if not self.checkpoint:
+            return
+        if other := history.other_images(self.train_dir, description.get("classes"), description.get("data", {})):
             raise RunError(
-                f"{self.train_dir}: was trained with --num_held_out={before}, so on some of the images that {now} "
-                "would hold out; choose that, or another --train_dir, or --restart"
+                f"{self.train_dir}: {other}; choose the --data_dir of those, or another --train_dir, or --restart"
+            )
+        before, now = history.recorded(self.train_dir, "num_held_out") or 0, description.get("num_held_out", 0)
+        if now != before:
+            spoilt = (
+                "and not on those images" if now < before else f"so on some of the images that {now} would hold out"
+            )
+            raise RunError(
+                f"{self.train_dir}: was trained with --num_held_out={before}, {spoilt}; choose that, or another "
+                "--train_dir, or --restart"
             )
 
     def _say_changes(self, description):
@@ -201,7 +214,7 @@ class Run:
 
     def clock(self):
         """Returns the time in seconds, as a clock that stands while training pauses shows it."""
-        return time.time() - self.paused_secs
+        return time.monotonic() - self.paused_secs
 
     def evaluations(self):
         """Returns the lines of the run's metrics that evaluations between its steps wrote, oldest first."""
@@ -271,6 +284,13 @@ class Run:
             if request.signum:
                 raise self._interrupted(request)
         self._record_stop(history.STOPPED_EARLY if self.enough else history.FINISHED)
+        if self.loss is not None:
+            print(
+                f"{self.train_dir}: ended at step {self.step} with loss {self.loss:.2f}; saved as {self.checkpoint}. "
+                f"To evaluate it: cifar10_eval.py --run_once --checkpoint_dir={self.train_dir}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _hooks(self, graph, step, options, save, event_file):
         """Returns what goes on beside the steps: console, summaries, checkpoints, traces."""
@@ -356,13 +376,17 @@ def check(train_dir):
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RunError(f"{existing}: cannot be written; choose another --train_dir")
     if os.path.isdir(train_dir):
-        names = sorted(os.listdir(train_dir))
+        try:
+            names = sorted(os.listdir(train_dir))
+        except OSError as error:
+            raise RunError(f"{train_dir}: cannot be read ({error.strerror}); choose another --train_dir") from None
         if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names) and not checkpoints.paths(train_dir):
             raise RunError(f"{train_dir}: holds {names[0]!r} and no training run; choose an empty or a new --train_dir")
 
 
 def _cannot_write(train_dir, error):
-    return RunError(f"{train_dir}: cannot be written ({error.strerror}); choose another --train_dir")
+    path = error.filename or train_dir
+    return RunError(f"{path}: cannot be written ({error.strerror}); choose another --train_dir")
 
 
 def _move_aside(train_dir):

@@ -1,6 +1,7 @@
 """A training from its data to its last checkpoint: what all training scripts do."""
 
 import dataclasses
+import sys
 
 import tensorflow.compat.v1 as tf
 
@@ -103,6 +104,8 @@ def train(step, data, recipe, options, validation=None):
                 "--max_steps, or begin anew with --restart",
                 flush=True,
             )
+        elif run.checkpoint:
+            print(f"{options.train_dir}: continues from step {run.start_step}", file=sys.stderr, flush=True)
         terminal.say(
             f"To watch it: tensorboard --logdir {options.train_dir}, then http://localhost:6006/{dashboards.UNSMOOTHED}"
         )
@@ -154,16 +157,21 @@ def describe(step, data, recipe, options, examples):
     """Returns {name: value} of what is recorded of a training, but for the program."""
     return {
         "dataset": data.source.dataset.name,
+        "classes": list(data.source.dataset.class_names),
         "data": examples.sha256,
         "model": step.network.name,
         "image_size": data.image_size,
         "recipe": recipe.name,
         "hyper_parameters": recipe.changes or "the recipe's",
+        **({"changed": dict(recipe.changed_values)} if recipe.changed_values else {}),
         **({"init_from": options.init_from} if options.init_from else {}),
         "learning_rate": str(recipe.learning_rate),
         "batch_size": step.global_batch_size,
         "max_steps": options.max_steps,
         **({"num_held_out": data.num_held_out} if data.num_held_out else {}),
         "seed": data.seed,
+        "lrn": step.network.lrn,
+        "conv": step.network.conv,
+        "use_fp16": step.network.dtype != "float32",
         "devices": devices.describe(),
     }

@@ -95,3 +95,18 @@ def test_there_must_be_one_cluster():
 def test_of_many_who_are_missing_the_first_few_are_named():
     here = members.from_hosts([f"a:{i}" for i in range(1, 21)], 0)
     assert here.describe(range(1, 20)).endswith("worker 5 (a:6), 14 more")
+
+
+def test_this_machine_under_two_names_is_one_address():
+    """Other loopback addresses are other ones."""
+    with pytest.raises(ClusterError) as error:
+        members.from_hosts(["localhost:1", "127.0.0.1:1"], 0)
+    assert str(error.value) == ("--worker_hosts: localhost:1 and 127.0.0.1:1 are one address; each worker has its own")
+    assert members.from_hosts(["localhost:1", "127.0.0.1:2", "127.0.0.2:1", "a:1"], 0).is_chief
+
+
+def test_a_sparse_cluster_is_told_with_its_remedy():
+    """As of a TFJob with enableDynamicWorker, in which a worker knows no other."""
+    config = {"sparseCluster": {"worker": {"0": "a:1"}, "ps": []}, "task": {"type": "worker", "index": 0}}
+    with pytest.raises(ClusterError, match=r"^TF_CONFIG: has a sparseCluster, .*; set enableDynamicWorker to false$"):
+        members.from_tf_config(json.dumps(config))

@@ -137,6 +137,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.half()
         self.server.release.wait(30)
 
+    def drip(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # of a client that has gone
+            for i in range(200):
+                self.wfile.write(self.server.body[i : i + 1])
+                self.wfile.flush()
+                time.sleep(0.05)
+
     def gate(self):
         """Sends the second half only once the test says so."""
         body = self.server.body
@@ -744,3 +754,41 @@ def test_interrupted_drawing_leaves_nothing(data_dir, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         download.ensure(TINY, data_dir)
     assert list(data_dir.iterdir()) == [data_dir / f".{TINY.folder}.lock"]
+
+
+# --- what strangers bring ---
+
+
+def test_a_server_that_drips_is_given_up_and_its_bytes_are_kept(data_dir, server, small, monkeypatch):
+    """A byte now and then is no silence, so that no timeout of a connection ends it."""
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    server.modes = ["drip"]
+    begun = time.monotonic()
+    assert "less than 1000 bytes/s came in the last 0.5 s" in refused(small, data_dir)
+    assert time.monotonic() - begun < 10
+    kept = server.part.read_bytes()
+    assert kept and WHOLE.startswith(kept)
+
+
+def test_a_data_dir_one_folder_too_deep_is_told(data_dir, server, small):
+    """Whether the record files are all there or not."""
+    folder = data_dir / FOLDER
+    folder.mkdir(parents=True)
+    for names in ([], FILES[:2], FILES):
+        for name in names:
+            (folder / name).write_bytes(CONTENT[name])
+        assert (
+            refused(small, folder)
+            == f"{folder}: holds the files themselves; --data_dir is the folder above, {data_dir}"
+        )
+        assert server.ranges == [] and sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+@needs_lock
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_lock_that_is_a_folder_or_a_pipe_is_told_at_once(data_dir, server, small, make):
+    data_dir.mkdir()
+    lock = data_dir / f".{FOLDER}.lock"
+    make(lock)
+    assert refused(small, data_dir).startswith(f"Cannot fill {data_dir / FOLDER}: {lock}: ")
+    assert server.ranges == []

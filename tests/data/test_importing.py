@@ -390,6 +390,22 @@ def test_training_without_an_import_says_what_to_do(tmp_path):
     assert not (tmp_path / "train").exists()
 
 
+def test_a_data_dir_one_folder_too_deep_is_told(pictures, data_dir):
+    write_classes(pictures, {"cat": 2, "dog": 2})
+    run(data_dir, pictures)
+    folder = data_dir / datasets.IMAGES_FOLDER
+    with pytest.raises(DataError) as error:
+        datasets.named("images", str(folder))
+    assert str(error.value) == f"{folder}: holds the files themselves; --data_dir is the folder above, {data_dir}"
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_fraction_that_leaves_nothing_to_train_or_test_is_refused(pictures, data_dir, fraction):
+    write_classes(pictures, {"cat": 9, "dog": 9})
+    assert refused(data_dir, pictures, test_fraction=fraction).startswith(f"--test_fraction={fraction:g}: each class ")
+    assert not data_dir.exists()
+
+
 # --- the way to the network ---
 
 

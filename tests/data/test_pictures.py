@@ -1,5 +1,6 @@
 """Picture files of any kind and size -> what the network's input is cut from."""
 
+import collections
 import io
 import os
 import struct
@@ -293,6 +294,17 @@ def test_folders_give_their_pictures_and_those_of_their_subfolders_by_name(tmp_p
     arguments = ["-", f"{folder}/notes.txt", hidden, "missing", str(tmp_path / "tree" / "y")]
     found = ["-", arguments[1], f"{hidden}/d.png", "missing", f"{folder}/y/z.jpeg", f"{folder}/y/zz.WebP"]
     assert list(pictures.find(arguments)) == found
+
+
+def test_files_in_folders_that_are_no_pictures_are_counted_by_extension(tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in ("a.png", "scan.TIFF", "below/scan.tiff", "below/notes", ".hidden.tiff", "below/b.webp"):
+        (tmp_path / name).write_bytes(b"")
+    passed_over = collections.Counter()
+    named = str(tmp_path / "scan.TIFF")  # which is taken as it is
+    found = list(pictures.find([str(tmp_path), named], passed_over))
+    assert found == [str(tmp_path / "a.png"), str(tmp_path / "below" / "b.webp"), named]
+    assert passed_over == {".tiff": 2, "none": 1}
 
 
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypatch):

@@ -197,3 +197,24 @@ def test_published_layout():
     assert {count for _, count in datasets.CIFAR10.train_files + datasets.CIFAR10.test_files} == {10_000}
     assert datasets.CIFAR10.test_files[0][0] == "test_batch.bin"
     assert " ".join(datasets.CIFAR10.class_names) == "airplane automobile bird cat deer dog frog horse ship truck"
+
+
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_sizes_are_checked_before_memory_is_taken(tiny, tmp_path, split):
+    """A manifest may say that there are 10^9 records, of 3 TB."""
+    write_noise(tiny, tmp_path)
+    huge = tuple((name, 10**9) for name, _ in tiny.files(split))
+    with pytest.raises(DataError, match="expected 1000000000 records"):
+        records.load(dataclasses.replace(tiny, archive=None, **{f"{split}_files": huge}), tmp_path, split)
+
+
+def test_a_pipe_in_the_place_of_a_record_file_is_told_at_once(tiny, tmp_path):
+    write_noise(tiny, tmp_path)
+    path = path_of(tiny, tmp_path, "data_batch_3.bin")
+    os.remove(path)
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=f"^{path}: expected 20 records"):
+        records.load(tiny, tmp_path, "train")
+    empty = dataclasses.replace(tiny, train_files=(("data_batch_3.bin", 0),))
+    with pytest.raises(DataError, match=rf"^{path}: cannot be read \(it is no regular file\)"):
+        records.load(empty, tmp_path, "train")

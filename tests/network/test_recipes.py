@@ -330,11 +330,24 @@ def test_what_was_trained_on_cannot_be_held_out_later(synthetic_dir, tmp_path, n
         evaluation.held_out(noise, "svhn", tmp_path)
     with pytest.raises(RunError, match="was trained with --num_held_out=20, so on some of the images that 21 would"):
         train(synthetic_dir, tmp_path, num_held_out=21, max_steps=2)
-    train(synthetic_dir, tmp_path, num_held_out=0, max_steps=2)
-    assert "num_held_out" not in starts(tmp_path)[-1]
+    train(synthetic_dir, tmp_path / "all", num_held_out=0, max_steps=1)
+    assert "num_held_out" not in starts(tmp_path / "all")[-1]
     with pytest.raises(RunError) as caught:
-        evaluate(synthetic_dir, tmp_path, tmp_path / "eval", eval_data="held_out")
-    assert str(caught.value) == f"{tmp_path}: has no run that holds images out; train with --num_held_out first"
+        evaluate(synthetic_dir, tmp_path / "all", tmp_path / "eval", eval_data="held_out")
+    assert str(caught.value) == f"{tmp_path / 'all'}: has no run that holds images out; train with --num_held_out first"
+
+
+@pytest.mark.slow
+def test_held_out_images_are_not_trained_on_later(synthetic_dir, tmp_path):
+    train(synthetic_dir, tmp_path, num_held_out=20, max_steps=1)
+    with pytest.raises(RunError) as caught:
+        train(synthetic_dir, tmp_path, num_held_out=0, max_steps=2)
+    assert str(caught.value) == (
+        f"{tmp_path}: was trained with --num_held_out=20, and not on those images; choose that, or another "
+        "--train_dir, or --restart"
+    )
+    assert len(starts(tmp_path)) == 1
+    train(synthetic_dir, tmp_path, num_held_out=20, max_steps=2)
 
 
 def test_some_images_must_be_left_to_train_on(synthetic_dir, tmp_path):

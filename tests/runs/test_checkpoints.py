@@ -22,6 +22,8 @@ def network():
 
 def save(network, directory, *steps, keep=0):
     for step in steps:
+        _, session = network
+        tf.train.get_global_step(session.graph).load(step, session)
         path = checkpoints.save(*network, str(directory), step, keep)
     return path
 

@@ -66,7 +66,7 @@ def test_a_full_disk_costs_no_older_checkpoint_and_no_run_when_space_returns(syn
         ballast.unlink(missing_ok=True)
 
     monkeypatch.setattr(hooks, "PAUSE_SECS", 0.01)
-    monkeypatch.setattr(hooks, "time", types.SimpleNamespace(time=time.time, sleep=free))
+    monkeypatch.setattr(hooks, "time", types.SimpleNamespace(monotonic=time.monotonic, sleep=free))
     train(synthetic_dir, train_dir, max_steps=6, save_checkpoint_steps=1, save_summaries_steps=1)
     assert checkpoints.step(checkpoints.newest_readable(str(train_dir))) == 6
     out = capsys.readouterr().out

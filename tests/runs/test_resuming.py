@@ -7,8 +7,9 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import assert_equal_to_the_last_bit, final, recorded_losses, train
+from helpers import assert_equal_to_the_last_bit, final, recorded_losses, run_script, train
 
+from cifar10 import settings
 from cifar10.machine import devices, signals
 from cifar10.network import loss_scaling
 from cifar10.runs import checkpoints, history, hooks
@@ -142,3 +143,91 @@ def test_what_a_run_goes_on_with_otherwise_is_said_and_on_record(synthetic_dir, 
     )
     start = Journal(str(tmp_path / history.RECORD)).last(event="start")
     assert (start["batch_size"], start["recipe"], start["max_steps"], start["seed"]) == (8, "fast", 4, 7)
+
+
+DEFAULTS = {
+    "dataset": "cifar10",
+    "model": "tutorial",
+    "image_size": 24,
+    "recipe": "tutorial",
+    "num_held_out": 0,
+    "max_steps": None,
+    "seed": 0,
+    "lrn": "auto",
+    "conv": "auto",
+    "use_fp16": False,
+    "batch_size": 128,
+}
+ON_RECORD = ("synthetic", "cuda_convnet", 32, "fast", 20, 50, 7, "op", "op", True, 24)
+RECORDED = dict(zip(DEFAULTS, ON_RECORD, strict=True))
+
+
+def test_what_is_on_record_is_the_default_of_a_run_that_is_continued(tmp_path):
+    def continued(*given, **values):
+        values = {**DEFAULTS, "train_dir": str(tmp_path), "restart": False, "log_frequency": 10, **values}
+        return settings.continued(values, set(given))
+
+    others = {"train_dir": str(tmp_path), "restart": False, "log_frequency": 10}
+    assert continued() == {**DEFAULTS, **others}  # there is no run yet
+    Journal(str(tmp_path / history.RECORD)).append({"event": "start", **RECORDED})
+    assert continued() == {**RECORDED, **others}
+    assert continued(restart=True) == {**DEFAULTS, **others, "restart": True}
+    for name, value in DEFAULTS.items():  # a flag that is given counts, also if it is the flag's default
+        if name != "recipe":
+            assert continued(name) == {**RECORDED, **others, name: value}, name
+    assert continued("recipe") == {**RECORDED, **others, "recipe": "tutorial", "max_steps": None}
+    assert continued(num_gpus=2)["batch_size"] == 12  # of each tower
+    assert continued(local_workers=3)["batch_size"] == 8
+    assert continued(local_workers=0)["recipe"] == "tutorial"  # of several machines, which must agree
+    assert continued(num_gpus=5)["batch_size"] == 128  # which divides no batch of 24
+
+
+def test_hyper_parameters_on_record_are_the_defaults_of_a_run_that_is_continued(tmp_path):
+    def continued(*given, **values):
+        values = {**DEFAULTS, **dict.fromkeys(hyper_parameters), "train_dir": str(tmp_path), "restart": False, **values}
+        return {name: value for name, value in settings.continued(values, set(given)).items() if value is not None}
+
+    hyper_parameters = {"learning_rate": 0.25, "num_epochs": 3.0, "jitter": False, "freeze": "conv2"}
+    values = {
+        **DEFAULTS,
+        "data_dir": "",
+        "train_dir": "",
+        "microbatch_size": None,
+        **hyper_parameters,
+        "dataset": "synthetic",
+    }
+    changed = settings.training({name: value for name, value in values.items() if name != "batch_size"}).recipe
+    start = {"event": "start", **RECORDED, "recipe": "tutorial", "changed": dict(changed.changed_values)}
+    Journal(str(tmp_path / history.RECORD)).append(start)
+    found = continued()
+    assert hyper_parameters.items() <= found.items() and "max_steps" not in found
+    assert continued("freeze", "jitter", freeze="conv1", jitter=True) == {**found, "freeze": "conv1", "jitter": True}
+    assert continued("num_epochs", num_epochs=5.0) == {**found, "num_epochs": 5.0}
+    found.pop("num_epochs")  # of which --max_steps says the same
+    assert continued("max_steps", max_steps=9) == {**found, "max_steps": 9}
+    assert not hyper_parameters.keys() & continued("recipe", recipe="fast").keys()  # another recipe, without changes
+
+
+@pytest.mark.slow
+def test_a_run_that_is_continued_without_flags_ends_as_one_that_was_not_interrupted(synthetic_dir, tmp_path):
+    """By its command line, which tells a flag that was given from one that was not."""
+    flags = [f"--data_dir={synthetic_dir}", f"--train_dir={tmp_path / 'found'}"]
+    chosen = ["--dataset=synthetic", "--batch_size=8", "--seed=5", "--lrn=op", "--num_held_out=9", "--log_frequency=1"]
+    run_script("cifar10_train", *flags, *chosen, "--max_steps=2", check=0)
+    process = run_script("cifar10_train", *flags, "--max_steps=4", "--log_frequency=1", check=0)
+    assert process.stdout.splitlines()[0].startswith(
+        f"{tmp_path / 'found'}: goes on from step 2 with last step 4 (before: 2)"
+    )
+    train(
+        synthetic_dir,
+        tmp_path / "expected",
+        batch_size=8,
+        seed=5,
+        lrn="op",
+        num_held_out=9,
+        max_steps=4,
+        microbatch_size=32,
+    )
+    assert_equal_to_the_last_bit(final(tmp_path / "found"), final(tmp_path / "expected"))
+    process = run_script("cifar10_train", *flags, check=0)
+    assert process.stdout.startswith(f"{tmp_path / 'found'}: already at step 4 of 4; ")

@@ -2,12 +2,15 @@
 
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import types
 
 import numpy as np
 import published
@@ -22,7 +25,9 @@ from helpers import (
     recorded_losses,
     run_graph,
     run_script,
+    save_network,
     train,
+    write_images,
     write_noise,
 )
 from PIL import Image
@@ -30,7 +35,7 @@ from PIL import Image
 from cifar10 import serving
 from cifar10.data import datasets
 from cifar10.errors import DataError, RunError
-from cifar10.runs import checkpoints, history
+from cifar10.runs import checkpoints, history, hooks
 from cifar10.runs import run as run_module
 
 
@@ -330,3 +335,171 @@ def test_cuda_convnet_trains_and_is_known_from_the_record(synthetic_dir, tmp_pat
     Image.fromarray(np.zeros([32, 32, 3], np.uint8)).save(tmp_path / "black.png")
     ((_, probabilities),) = predictor.predict([str(tmp_path / "black.png")])
     assert abs(probabilities.sum() - 1) < 1e-5
+
+
+# --- what strangers bring ---
+
+
+@pytest.mark.slow
+def test_a_run_on_other_images_of_the_same_name_is_not_continued(tmp_path):
+    """Own images, whose name says nothing of what they are."""
+    train_dir = tmp_path / "train"
+    first = write_images(tmp_path / "a", ["Ship & boat", "cat", "dog"])
+    write_images(tmp_path / "b", ["x", "y", "z"])
+    write_images(tmp_path / "c", ["Ship & boat", "cat", "dog"], seed=1)
+    train(tmp_path / "a", train_dir, dataset="images", batch_size=2, max_steps=1)
+    assert record(train_dir)[0]["classes"] == ["Ship & boat", "cat", "dog"]
+    before = (train_dir / history.RECORD).read_bytes()
+    said = {
+        "b": "was trained on the classes Ship & boat, cat, dog, not x, y, z",
+        "c": f"was trained on other images, its train.bin having had sha256 {first}",
+    }
+    for data_dir, what in said.items():
+        with pytest.raises(RunError) as error:
+            train(tmp_path / data_dir, train_dir, dataset="images", batch_size=2, max_steps=2)
+        assert str(error.value) == (
+            f"{train_dir}: {what}; choose the --data_dir of those, or another --train_dir, or --restart"
+        )
+        assert (train_dir / history.RECORD).read_bytes() == before
+    train(tmp_path / "a", train_dir, dataset="images", batch_size=2, max_steps=2)
+    (result,) = evaluate(tmp_path / "a", train_dir, tmp_path / "eval", dataset=None, num_examples=None)
+    assert (result.step, result.total) == (2, 3)
+
+
+@pytest.mark.slow
+def test_a_convolution_of_nan_is_noticed_at_the_next_line(tiny, tmp_path, monkeypatch):
+    """With all of conv1 NaN the loss is finite on CPUs: pooling drops NaN, and a fused rectifier makes 0 of it."""
+    write_noise(tiny, tmp_path)
+    monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
+    losses = []
+    after_step = hooks.ConsoleHook.after_step
+
+    def spoil(self, step, results):
+        losses.append(float(results["loss"]))
+        if step == 3:
+            (kernel,) = [variable for variable in tf.trainable_variables() if variable.op.name == "conv1/weights"]
+            with self._session.graph.as_default():
+                kernel.load(np.full(kernel.shape, np.nan), self._session)
+        after_step(self, step, results)
+
+    monkeypatch.setattr(hooks.ConsoleHook, "after_step", spoil)
+    flags = {"dataset": "cifar10", "conv": "op", "save_summaries_steps": 0, "max_steps": 9, "batch_size": 16}
+    for log_frequency in (2, 5):
+        losses.clear()
+        train_dir = tmp_path / f"train{log_frequency}"
+        with pytest.raises(RunError) as error:
+            train(tmp_path, train_dir, log_frequency=log_frequency, **flags)
+        step = {2: 4, 5: 5}[log_frequency]
+        assert str(error.value) == (
+            f"step {step}: conv1/weights is not finite at learning rate 0.1; training diverged. The last good "
+            f"checkpoint is {train_dir}/model.ckpt-0"
+        )
+        assert np.isfinite(losses).all() and len(losses) == step + 1
+
+
+@pytest.mark.slow
+def test_a_run_in_a_folder_with_brackets_is_continued_evaluated_and_exported(tiny, tmp_path, monkeypatch):
+    """TensorFlow's writers take a path as it is, its readers as a pattern."""
+    write_noise(tiny, tmp_path)
+    monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
+    train_dir = tmp_path / "lr=[0.1] a*b?"
+    for max_steps in (1, 3):
+        train(tmp_path, train_dir, dataset="cifar10", max_steps=max_steps, recipe="fast")
+    assert [start["step"] for start in record(train_dir) if start["event"] == "start"] == [0, 1]
+    assert sorted(recorded_losses(train_dir)) == [0, 1, 2]
+    (result,) = evaluate(tmp_path, train_dir, tmp_path / "eval [1]", dataset=None, num_examples=20)
+    assert result.step == 3
+    path = serving.find_checkpoint(None, str(train_dir))
+    network = serving.TrainedNetwork(path, serving.class_names(None, "/missing", path))
+    serving.Predictor(network).close()
+    serving.export(network, str(tmp_path / "export [1]"))
+    assert (tmp_path / "export [1]" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_a_clock_that_stands_still_or_jumps_back_ends_no_run(tiny, tmp_path, monkeypatch):
+    write_noise(tiny, tmp_path)
+    monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
+    clock = types.SimpleNamespace(monotonic=lambda: 5.0, time=lambda: next(back), sleep=time.sleep)
+    back = iter(range(10**6, 0, -1))
+    monkeypatch.setattr(hooks, "time", clock)
+    train(tmp_path, tmp_path / "train", dataset="cifar10", max_steps=3, save_summaries_steps=1)
+    assert sorted(recorded_losses(tmp_path / "train")) == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_run_says_from_where_it_continues_and_how_it_ended(tiny, tmp_path, monkeypatch, capsys):
+    write_noise(tiny, tmp_path)
+    monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
+    train_dir = tmp_path / "train"
+    for max_steps, began in ((2, []), (3, [f"{train_dir}: continues from step 2"])):
+        train(tmp_path, train_dir, dataset="cifar10", max_steps=max_steps)
+        loss = recorded_losses(train_dir)[max_steps - 1]
+        assert capsys.readouterr().err.splitlines() == [
+            *began,
+            f"{train_dir}: ended at step {max_steps} with loss {loss:.2f}; saved as "
+            f"{train_dir}/model.ckpt-{max_steps}. To evaluate it: "
+            f"cifar10_eval.py --run_once --checkpoint_dir={train_dir}",
+        ]
+    train(tmp_path, train_dir, dataset="cifar10", max_steps=3)
+    out, err = capsys.readouterr()
+    assert out == (f"{train_dir}: already at step 3 of 3; to go on, raise --max_steps, or begin anew with --restart\n")
+    assert err == ""
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize("name", ["trainer.lock", history.RECORD])
+def test_a_folder_or_a_pipe_in_the_place_of_a_runs_file_is_told_at_once(tmp_path, make, name):
+    make(tmp_path / name)
+    with pytest.raises(RunError) as error:
+        run_module.Run(str(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path / name}: cannot be ") and "\n" not in str(error.value)
+
+
+def test_a_pipe_in_the_place_of_a_checkpoints_file_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "model.ckpt-7.index")
+    assert checkpoints.fault(str(tmp_path / "model.ckpt-7")) == "it cannot be read: it is no regular file"
+
+
+@pytest.mark.parametrize("step", [-3, 6])
+def test_a_global_step_that_the_checkpoints_name_does_not_say_is_told(tmp_path, step):
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.get_variable("global_step", initializer=np.int64(step))
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=5)
+    assert (
+        checkpoints.fault(str(tmp_path / "model.ckpt-5")) == f"its global step is {step}, which its name does not say"
+    )
+
+
+@pytest.mark.parametrize("forbidden", ["checkpoint", "record", "folder"])
+def test_what_may_not_be_read_is_told_and_nothing_older_taken_instead(forbidden):
+    """As another user, for whom permissions count."""
+    if os.geteuid():
+        pytest.skip("needs root, to become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        train_dir = path / "train"
+        save_network(train_dir, [5, 6])
+        (train_dir / history.RECORD).write_text('{"event": "start", "num_held_out": 500}\n')
+        for each in (path, train_dir, *train_dir.iterdir()):
+            os.chown(each, 65534, 65534)
+        closed = {
+            "checkpoint": train_dir / "model.ckpt-6.index",
+            "record": train_dir / history.RECORD,
+            "folder": train_dir,
+        }
+        closed[forbidden].chmod(0o300 if forbidden == "folder" else 0)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(RunError) as error:
+                if forbidden == "record":
+                    history.recorded(str(train_dir), "num_held_out")
+                else:
+                    checkpoints.newest_readable(str(train_dir))
+            with pytest.raises(RunError) as of_run:
+                run_module.Run(str(train_dir))
+        finally:
+            os.seteuid(0)
+        assert str(error.value) == f"{closed[forbidden]}: cannot be read (Permission denied); make it readable"
+        assert "cannot be read" in str(of_run.value)

@@ -132,6 +132,7 @@ def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, f
         (line,) = [line for line in err.splitlines() if name in line]
         assert line.startswith(f"{folder / name}: {reason}")
     assert err.splitlines()[-1] == "cifar10_predict.py: 5 of 10 pictures could not be read; the others were classified"
+    assert err.splitlines()[-2] == "Files in folders that were passed over: 1 (extensions: .txt)"
     assert "Traceback" not in err and "local_rendezvous" not in err
 
 

@@ -1,0 +1,290 @@
+"""Files and variables of any content: each is either right, or told in one line; no traceback, no wait, nothing lost.
+
+All cases are made here, from tables and from a generator with a seed, and run through the functions that read them.
+"""
+
+import json
+import os
+import random
+
+import pytest
+
+from cifar10 import serving, settings
+from cifar10.cluster import members
+from cifar10.data import datasets
+from cifar10.errors import UserError
+from cifar10.runs import checkpoints, history
+
+DEEP = "[" * 100_000 + "]" * 100_000
+NUMBERS = [-1, 0.5, 10**12, 10**19, 10**400, float("inf"), float("nan"), True, "7", "²", [7], {"n": 7}]
+TEXTS = ["", "mnist", "\ud800", "\x1b[31mred", "a\nb", 5, 1.5, True, ["cifar10"], {"a": 1}]
+HASH = "0" * 64
+
+# {field of a run's record: values that no training writes there}.
+WRONG_IN_RECORD = {
+    "dataset": TEXTS,
+    "model": TEXTS,
+    "recipe": TEXTS,
+    "lrn": TEXTS,
+    "conv": TEXTS,
+    "use_fp16": [0, 1, "true", [], {}],
+    "batch_size": [*NUMBERS, 0],
+    "max_steps": [number for number in NUMBERS if number != 10**12],
+    "num_held_out": NUMBERS,
+    "seed": NUMBERS,
+    "classes": [5, "cat", {}, [], ["cat", 5], ["cat", "\x1b[31mred"], ["\udcff"], ["a\nb"], [["cat"]], ["x"] * 257],
+    "image_size": [*NUMBERS, 0, 33],
+    "hyper_parameters": [5, [], {}, "a\nb"],
+    "changed": [
+        *(5, "momentum 0.5", [], {"speed": 1}, {"jitter": 1}, {"random_crops": "no"}),
+        *({"learning_rate": number} for number in NUMBERS if number != 0.5),
+        *({"frozen": layer} for layer in [*TEXTS, "softmax_linear"]),
+    ],
+    "init_from": [5, ["a"], {}, "a\nb"],
+    "data": [5, "hash", [], {"train.bin": 5}, {"train.bin": None}, {"train.bin": "a\nb"}],
+}
+# {field of the manifest: values that no import writes there}.
+SPLIT = [{"records": number, "sha256": HASH} for number in [*NUMBERS[:2], *NUMBERS[3:], 0]]
+SPLIT += [5, "x", [], {}, {"records": 1}, {"sha256": HASH}, {"records": 1, "sha256": 5}, {"records": 1, "sha256": "ab"}]
+WRONG_IN_MANIFEST = {
+    "class_names": [
+        5,
+        "cat",
+        {},
+        [],
+        ["cat"],
+        ["cat", 5],
+        ["cat", "cat"],
+        ["a", "\x1b[0m"],
+        ["a", "\udcff"],
+        ["x"] * 300,
+    ],
+    "flip": [0, 1, "true", [], {}, None],
+    "train": SPLIT,
+    "test": SPLIT,
+}
+NO_JSON = [
+    b"{",
+    b"nonsense",
+    b"\xff\xfe\x00",
+    b"\x00" * 100,
+    DEEP.encode(),
+    b'{"a": ' * 50_000,
+    b"1" * 5000,
+    b"[1, 2]",
+    b"5",
+]
+IN_METRICS = {"step": 1, "images": "test", "precision": 0.5, "correct": 1, "of": 2}
+WRONG_IN_METRICS = [{"step": "1"}, {"images": 5}, {"images": "a\nb"}, {"correct": -1}, {"of": 0}, {"of": None}]
+NO_STEPS = ["²", "٣", "10000000000000000000000", "-5", "007", "5.0", "1e3", "", "x", "5 ", "\uff15"]
+WORKERS = {"worker": ["a:1", "b:1"]}
+
+
+def told(error):
+    """Asserts that an error is one line of bounded length, which any console can show."""
+    text = str(error)
+    assert len(text.splitlines()) == 1 and text.isprintable() and len(text) < 1000
+    return text
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def write_record(folder, line):
+    """Writes a record whose second line is the start that counts."""
+    content = b'{"event": "stop"}\n' + (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n"
+    (folder / history.RECORD).write_bytes(content)
+
+
+def write_manifest(folder, **changes):
+    split = {"records": 4, "sha256": HASH}
+    manifest = {"class_names": ["cat", "dog"], "flip": True, "train": split, "test": split, **changes}
+    path = folder / datasets.IMAGES_FOLDER
+    path.mkdir(exist_ok=True)
+    (path / datasets.MANIFEST).write_text(json.dumps(manifest))
+    for name in datasets.IMAGES_FILES.values():
+        (path / name).write_bytes(b"")
+    return path / datasets.MANIFEST
+
+
+@pytest.mark.parametrize("field", WRONG_IN_RECORD)
+def test_a_field_of_the_record_that_no_training_writes_is_named_with_its_line(tmp_path, field):
+    for value in WRONG_IN_RECORD[field]:
+        write_record(tmp_path, {"event": "start", field: value})
+        before = tree(tmp_path)
+        with pytest.raises(UserError) as error:
+            history.recorded(str(tmp_path), field)
+        assert told(error.value).startswith(f"{tmp_path / history.RECORD}: line 2: '{field}' is "), value
+        assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", NO_JSON, ids=range(len(NO_JSON)))
+def test_a_line_of_the_record_that_is_no_json_object_is_named(tmp_path, content):
+    write_record(tmp_path, content)
+    for read in (
+        lambda: history.recorded(str(tmp_path), "dataset"),
+        lambda: history.is_final(str(tmp_path), 5),
+        lambda: history.identity(str(tmp_path)),
+        lambda: settings.continued({"restart": False, "train_dir": str(tmp_path)}, set()),
+        lambda: serving.class_names(None, str(tmp_path), str(tmp_path / "model.ckpt-5")),
+    ):
+        with pytest.raises(UserError) as error:
+            read()
+        assert told(error.value).startswith(f"{tmp_path / history.RECORD}: line 2 is no")
+
+
+@pytest.mark.parametrize("step", NUMBERS)
+def test_the_step_of_a_runs_end_is_checked(tmp_path, step):
+    (tmp_path / history.RECORD).write_text(
+        json.dumps({"event": "stop", "reason": history.FINISHED, "step": step}) + "\n"
+    )
+    if step == 10**12:
+        assert not history.is_final(str(tmp_path), 5)
+        return
+    with pytest.raises(UserError) as error:
+        history.is_final(str(tmp_path), 5)
+    assert told(error.value).startswith(f"{tmp_path / history.RECORD}: line 1: 'step' is ")
+
+
+@pytest.mark.parametrize("content", NO_JSON + WRONG_IN_METRICS, ids=range(len(NO_JSON + WRONG_IN_METRICS)))
+def test_metrics_that_no_training_writes_are_told(tmp_path, content):
+    line = content if isinstance(content, bytes) else json.dumps({**IN_METRICS, **content}).encode()
+    (tmp_path / history.METRICS).write_bytes(b'{"step": 1, "loss": 2.5}\n' + line + b"\n")
+    with pytest.raises(UserError) as error:
+        history.evaluations(str(tmp_path))
+    assert told(error.value).startswith(f"{tmp_path / history.METRICS}: line 2")
+
+
+@pytest.mark.parametrize("field", WRONG_IN_MANIFEST)
+def test_a_field_of_the_manifest_that_no_import_writes_is_named(tmp_path, field):
+    for value in WRONG_IN_MANIFEST[field]:
+        path = write_manifest(tmp_path, **{field: value})
+        before = tree(tmp_path)
+        with pytest.raises(UserError) as error:
+            datasets.named(datasets.IMAGES, str(tmp_path))
+        assert told(error.value).startswith(f"{path}: is not what the import wrote (its '{field}' is "), value
+        assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", NO_JSON, ids=range(len(NO_JSON)))
+def test_a_manifest_that_is_no_json_object_is_told(tmp_path, content):
+    path = write_manifest(tmp_path)
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        datasets.named(datasets.IMAGES, str(tmp_path))
+    assert told(error.value).startswith(f"{path}: is not what the import wrote (")
+
+
+@pytest.mark.parametrize("step", NO_STEPS)
+def test_a_checkpoints_name_without_a_step_is_no_checkpoint_and_stays(tmp_path, step):
+    for ending in ("index", "data-00000-of-00001"):
+        (tmp_path / f"model.ckpt-{step}.{ending}").write_bytes(b"somebody's")
+    before = tree(tmp_path)
+    assert checkpoints.paths(str(tmp_path)) == []
+    assert checkpoints.newest_readable(str(tmp_path)) is None
+    checkpoints.settle(str(tmp_path), None)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(content.decode("latin-1") for content in NO_JSON),
+        *(
+            json.dumps({"cluster": WORKERS, "task": {"type": "worker", "index": index}})
+            for index in [*NUMBERS, "\uff10"]
+        ),
+        *(json.dumps({"cluster": WORKERS, "task": {"type": job}}) for job in (5, None, ["worker"], "\ud800", "")),
+        *(
+            json.dumps({"cluster": {"worker": [address]}, "task": {"type": "worker"}})
+            for address in (
+                *("a:²", "a:0", "a:65536", "a:٣", ":1", "a", "", "a b:1", "a\n:1", "a:1:", "\ud800:1", "a:-1", "a:1e3"),
+            )
+        ),
+        *(
+            json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker"}})
+            for addresses in (
+                *(5, "a:1", {}, [5], [None], [["a:1"]], ["a:1", "a:1"], ["A:1", "a:1"]),
+                *(["localhost:1", "127.0.0.1:1"], ["[::1]:9", "localhost:9"]),
+            )
+        ),
+        json.dumps({"cluster": {"chief": ["a:1"], "worker": ["a:1"]}, "task": {"type": "chief"}}),
+        json.dumps({"cluster": {"chief": ["localhost:1"], "worker": ["127.0.0.1:1"]}, "task": {"type": "chief"}}),
+        json.dumps({"sparseCluster": {"worker": {"0": "a:1"}}, "task": {"type": "worker", "index": 0}}),
+    ],
+)
+def test_a_tf_config_that_describes_no_cluster_is_told(text):
+    with pytest.raises(UserError) as error:
+        members.from_tf_config(text)
+    assert told(error.value).startswith("TF_CONFIG: ")
+
+
+def anything(rng, depth=0):
+    """Returns a value that JSON can hold, of any kind, often one that is nearly right."""
+    kind = rng.randrange(8 if depth < 3 else 5)
+    if kind == 0:
+        return rng.choice([None, True, False])
+    if kind == 1:
+        return rng.choice([0, 1, -1, 10, 2**31, 2**32, 2**63, 2**64, 10**30, rng.randrange(10**6)])
+    if kind == 2:
+        return rng.choice([0.0, -0.0, 0.5, 1e308, float("inf"), float("-inf"), float("nan")])
+    if kind in (3, 4):
+        return rng.choice(["", "cifar10", "worker", "a:1", "²", "\ud800", "\x1b[2J", "a\nb", "x" * 10_000, HASH])
+    if kind == 5:
+        return [anything(rng, depth + 1) for _ in range(rng.randrange(4))]
+    names = [
+        *WRONG_IN_RECORD,
+        *WRONG_IN_MANIFEST,
+        "worker",
+        "chief",
+        "ps",
+        "type",
+        "index",
+        "records",
+        "sha256",
+        "event",
+    ]
+    return {rng.choice(names): anything(rng, depth + 1) for _ in range(rng.randrange(5))}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_generated_content_is_right_or_told_in_one_line(tmp_path, seed):
+    """60 contents a seed, each as a record, a manifest and TF_CONFIG."""
+    rng = random.Random(seed)
+    outcomes = {"right": 0, "told": 0}
+    for _ in range(60):
+        fields = {name: anything(rng) for name in rng.sample([*WRONG_IN_RECORD, "time", "event"], 5)}
+        write_record(tmp_path, {"event": "start", **fields})
+        changes = {name: anything(rng) for name in rng.sample(list(WRONG_IN_MANIFEST), 2)}
+        write_manifest(tmp_path, **changes)
+        config = json.dumps({"cluster": rng.choice([WORKERS, anything(rng)]), "task": anything(rng)})
+        before = tree(tmp_path)
+        for read in (
+            lambda: settings.continued({"restart": False, "train_dir": str(tmp_path)}, set()),
+            lambda: serving.class_names(None, str(tmp_path), str(tmp_path / "model.ckpt-5")),
+            lambda: history.identity(str(tmp_path)),
+            lambda: datasets.named(datasets.IMAGES, str(tmp_path)),
+            lambda config=config: members.from_tf_config(config),
+        ):
+            try:
+                read()
+                outcomes["right"] += 1
+            except UserError as error:
+                told(error)
+                outcomes["told"] += 1
+        assert tree(tmp_path) == before
+    assert min(outcomes.values()) > 10
+
+
+@pytest.mark.parametrize("name", [history.RECORD, datasets.MANIFEST])
+def test_a_pipe_in_the_place_of_a_file_is_told_at_once(tmp_path, name):
+    path = write_manifest(tmp_path)
+    path.unlink()
+    os.mkfifo(tmp_path / name if name == history.RECORD else path)
+    with pytest.raises(UserError, match="it is no regular file") as error:
+        if name == history.RECORD:
+            history.recorded(str(tmp_path), "dataset")
+        else:
+            datasets.named(datasets.IMAGES, str(tmp_path))
+    told(error.value)
