@@ -141,8 +141,8 @@ def train(step, data, recipe, options):
 
 
 def _begin_anew(step, why):
-    silent = step.cluster.silent() or "nobody"
-    print(f"{step.cluster.name}: {why}; beginning anew (no answer from: {silent})", flush=True)
+    cluster = step.cluster
+    print(f"{cluster.name}: {why}; beginning anew (no answer from: {cluster.silent() or 'nobody'})", flush=True)
     local.begin_anew(step.supervised)
 
 
@@ -186,6 +186,7 @@ class _Together(tf.train.SessionRunHook):
         self._share = None
         self._stepping = False
         self._since = None  # when it began to wait for others
+        self._giving_up = threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def begin(self):
@@ -193,19 +194,18 @@ class _Together(tf.train.SessionRunHook):
             self._share = self._step.collectives(self._step.start_secs).broadcast(sends=self._step.cluster.is_chief)
         self._since = time.monotonic()
 
-    def after_create_session(self, session, coord):
-        try:
-            session.run(self._share)
-        except LOST:
-            raise Lost("lost another process at the start") from None
-        self._since = None
-
     def before_run(self, run_context):
+        if not self._stepping:  # by now all is restored
+            try:
+                run_context.session.run(self._share)
+            except LOST:
+                raise Lost("lost another process at the start") from None
         self._stepping = True
         self._since = time.monotonic()
 
     def after_run(self, run_context, run_values):
-        self._since = None
+        with self._giving_up:  # a step that ends too late has not been: nobody counts it
+            self._since = None
 
     def _watch(self):
         cluster, watched, waiting = self._step.cluster, None, None
@@ -219,22 +219,22 @@ class _Together(tf.train.SessionRunHook):
                 limit = self._step.hang_secs if self._stepping else self._step.start_secs + GRACE_SECS
                 if self._step.hang_secs and time.monotonic() - since > limit:
                     if self._stepping:
-                        self._give_up()
+                        self._give_up(since)
                     elif not cluster.is_chief:
                         # Where the chief is gone before the first collective, TensorFlow waits for it for ever.
                         local.begin_anew(self._step.supervised)
 
-    def _give_up(self):
+    def _give_up(self, since):
         """Saves, if this is the chief, and begins anew, while the step still waits for somebody who hangs.
 
-        A step that waits has changed nothing, so what is saved is what it began with; if it ends after all meanwhile,
-        nobody hangs. The op has a time of its own, but where that has run out the process may crash afterwards:
-        TensorFlow 2.21 corrupts its memory.
+        A step that waits has changed nothing; if it ends after all meanwhile, nobody hangs. The op has a time of its
+        own, but where that has run out the process may crash afterwards: TensorFlow 2.21 corrupts its memory.
         """
-        done = "lost another process"
-        if self._save is not None:
-            print(f"step {self._save.step}: {done}; saving", flush=True)
-            if not self._save.save_while_waiting():
-                return
-            done = f"saved as {self._save.run.checkpoint}"
-        _begin_anew(self._step, done)
+        with self._giving_up:
+            done, waits = "lost another process", self._since == since
+            if waits and self._save is not None:
+                print(f"step {self._save.step}: {done}; saving", flush=True)
+                waits = self._save.save_while_waiting()
+                done = f"saved as {self._save.run.checkpoint}"
+            if waits:
+                _begin_anew(self._step, done)

@@ -304,7 +304,7 @@ class Run:
             chosen.append(hooks.InputWaitHook(self, graph.wait_ms, event_file, every_steps))
         if steps := profiling.parse(options.profile_steps, options.max_steps):
             chosen.append(profiling.ProfileHook(self, event_file, steps))
-        return chosen + step.hooks(save)
+        return step.hooks(save) + chosen  # its own first: it may hold back what has ended, before anybody counts it
 
     @contextlib.contextmanager
     def _restorable(self):
