@@ -20,7 +20,8 @@ def waiting(graph, tmp_path):
     event_file = types.SimpleNamespace(add_graph=lambda graph: None)
     save = hooks.SaveHook(run, checkpoints.savers(), event_file, options, types.SimpleNamespace(signum=None))
     with tf.Session() as session:
-        session.run([tf.global_variables_initializer(), global_step.assign(4)])
+        session.run(tf.global_variables_initializer())
+        session.run(global_step.assign(4))
         save.after_create_session(session, None)  # saves step 4
         session.run(step)
         save.after_run(None, types.SimpleNamespace(results=None))
