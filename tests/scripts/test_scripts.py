@@ -64,7 +64,7 @@ NEED_NOT_AGREE = """
 def test_workers_must_agree_in_every_flag_that_changes_what_is_computed():
     """A new flag of training must be put on one side or the other."""
     text = run_script("cifar10_distributed_train", "--help", check=0).stdout
-    flags = set(re.findall(r"^ +--(?:\[no\])?(\w+): ", text, re.MULTILINE))
+    flags = set(re.findall(r"^ +--(?:\[no\])?(\w+):(?: |$)", text, re.MULTILINE))
     assert {"batch_size", "seed", "lrn", "microbatch_size", "model", "recipe"} <= set(AGREED)
     assert flags - set(NEED_NOT_AGREE.split()) == set(AGREED)
 
