@@ -30,8 +30,7 @@ def load(checkpoint, dataset=None, data_dir=DATA_DIR, crop="central"):
     """Returns the Model of a checkpoint.
 
     Args:
-      checkpoint: `…/model.ckpt-<step>`; or a train_dir, whose newest readable checkpoint is meant; or 'pretrained', the
-        one that comes with the package.
+      checkpoint: `…/model.ckpt-<step>`; or a train_dir, whose newest readable checkpoint is meant.
       dataset: what it was trained on, which gives its classes their names; None: what the record beside it says.
       data_dir: where your own pictures were imported to.
       crop: what it sees of a picture: 'central' or 'whole'; see pictures.fit.

@@ -306,8 +306,7 @@ def define_serving_flags():
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000; or pretrained, the one that comes with "
-        "the package.",
+        "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000.",
     )
     flags.DEFINE_boolean("use_moving_averages", True, "Use the moving averages of the variables.")
     flags.DEFINE_enum(
