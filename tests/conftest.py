@@ -1,6 +1,7 @@
 """Small data sets, and real processes."""
 
 import dataclasses
+import signal
 import sys
 
 import numpy as np
@@ -11,6 +12,8 @@ from helpers import SCRIPTS, write_noise
 from cifar10.data import datasets, download, records
 
 sys.path.append(str(SCRIPTS))
+# Where pytest was started with nohup, the scripts that it starts would ignore the loss of their terminal, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
