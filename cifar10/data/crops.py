@@ -132,16 +132,15 @@ def draw(seed, step, batch_size, distortions):
     )
     top = _offset(uniform[0], datasets.HEIGHT - distortions.image_size, step, distortions)
     left = _offset(uniform[1], datasets.WIDTH - distortions.image_size, step, distortions)
-    if not distortions.random_crops:
-        top = tf.fill([batch_size], (datasets.HEIGHT - distortions.image_size) // 2)
-        left = tf.fill([batch_size], (datasets.WIDTH - distortions.image_size) // 2)
     brightness = (2.0 * uniform[3] - 1.0) * MAX_BRIGHTNESS_DELTA
     contrast = MIN_CONTRAST + uniform[4] * (MAX_CONTRAST - MIN_CONTRAST)
     return [top, left, uniform[2] < (0.5 if distortions.flip else 0.0), brightness, contrast]
 
 
 def _offset(uniform, largest, step, distortions):
-    """Returns int32 offsets from 0 to `largest`, or near the middle of these, for float32 numbers from 0 to 1."""
+    """Returns int32 offsets from 0 to `largest`, or near or in the middle, for float32 numbers from 0 to 1."""
+    if not distortions.random_crops:
+        return tf.fill(uniform.shape, largest // 2)
     if distortions.calm_step is None:
         return tf.cast(uniform * (largest + 1), tf.int32)
     margin = tf.where_v2(step < distortions.calm_step, 0, max(0, largest // 2 - distortions.calm_shift))
