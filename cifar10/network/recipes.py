@@ -20,7 +20,7 @@ LOSS_AVERAGE_DECAY = 0.9  # of the losses that TensorBoard shows, a step
 LAYERS = ("conv1", "conv2", "local3", "local4", "softmax_linear")  # of both networks, from the image on
 
 FAST_NUM_EPOCHS = 80.0  # epochs after which the fast recipe's training ends
-MUON_NUM_EPOCHS = 40.0  # and the Muon recipe's
+MUON_NUM_EPOCHS = 30.0  # and the Muon recipe's
 
 
 @dataclasses.dataclass(frozen=True)

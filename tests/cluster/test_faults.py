@@ -82,3 +82,18 @@ def test_killed_or_stopped_at_random_they_end_with_the_weights_of_one_process(st
         following = line["step"] + 1
     assert following == steps
     assert len(starts(train_dir)) > (FAULTS + 1) / 2  # the faults did come, some of them at once
+
+
+def test_a_killed_chief_costs_orthogonalized_half_precision_no_bit(start, synthetic_dir, tmp_path):
+    """Against workers that were left alone: in half precision they round otherwise than one process does."""
+    flags = {"max_steps": 8, "recipe": "muon", "use_fp16": True, "save_checkpoint_steps": 3, "local_workers": 2}
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    parent = start(cluster_flags(synthetic_dir, killed, **flags))
+    parent.wait_for(": step 4,")
+    os.kill(parent.find_members()[0], signal.SIGKILL)
+    parent.end()
+    start(cluster_flags(synthetic_dir, alone, **flags)).end()
+    assert starts(killed)[1:] and starts(alone) == [0]
+    expected = final(alone)
+    assert expected["global_step"] == 8
+    assert_equal_to_the_last_bit(final(killed), expected)
