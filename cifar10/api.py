@@ -30,7 +30,8 @@ def load(checkpoint, dataset=None, data_dir=DATA_DIR, crop="central"):
     """Returns the Model of a checkpoint.
 
     Args:
-      checkpoint: `…/model.ckpt-<step>`; or a train_dir, whose newest readable checkpoint is meant.
+      checkpoint: `…/model.ckpt-<step>`; or a train_dir, whose newest readable checkpoint is meant; or 'pretrained', the
+        one that comes with the package.
       dataset: what it was trained on, which gives its classes their names; None: what the record beside it says.
       data_dir: where your own pictures were imported to.
       crop: what it sees of a picture: 'central' or 'whole'; see pictures.fit.
@@ -103,7 +104,7 @@ def train(train_dir, dataset="cifar10", data_dir=DATA_DIR, recipe="tutorial", ma
     Args:
       train_dir: the folder of the run; the run in it is continued.
       dataset, data_dir: what to train on.
-      recipe: 'tutorial' or 'fast'.
+      recipe: 'tutorial', 'fast' or 'muon'.
       max_steps: the step at which to stop; None: the recipe's own.
       **flags: other flags of the script, such as batch_size, seed, learning_rate, init_from or eval_every_steps.
 

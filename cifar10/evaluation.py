@@ -253,15 +253,26 @@ def _no_checkpoint(checkpoint_dir):
     return RunError(f"No checkpoint file found in {checkpoint_dir}; train first, or choose another --checkpoint_dir")
 
 
-def evaluate_once(evaluator, checkpoint_dir, eval_dir):
-    """Evaluates the newest readable checkpoint, prints and writes its precision, and returns the Result.
+def newest(checkpoint_dir):
+    """Returns the path of the newest readable checkpoint.
 
     Raises:
-      RunError: there is none, or it is of another network.
+      RunError: there is none.
     """
     path = checkpoints.newest_readable(checkpoint_dir)
     if path is None:
         raise _no_checkpoint(checkpoint_dir)
+    return path
+
+
+def evaluate_once(evaluator, path, eval_dir):
+    """Evaluates a checkpoint, prints and writes its precision, and returns the Result.
+
+    Raises:
+      RunError: it is damaged, or of another network.
+    """
+    if fault := checkpoints.fault(path):
+        raise RunError(f"{path}: {fault}; choose another --checkpoint")
     with events.EventFile(eval_dir) as event_file:
         event_file.add_graph(evaluator.graph)
         return _evaluate(evaluator, path, event_file)

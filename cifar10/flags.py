@@ -261,8 +261,8 @@ def define_hyper_parameter_flags():
     flags.DEFINE_string(
         "init_from",
         None,
-        "Checkpoint, or folder of them, with whose weights a new run begins, to fine-tune them; the last layer begins "
-        "anew where its classes are others.",
+        "Checkpoint, or folder of them, with whose weights a new run begins, to fine-tune them; or pretrained, the one "
+        "that comes with the package. The last layer begins anew where its classes are others.",
     )
     flags.DEFINE_enum(
         "freeze", None, list(recipes.LAYERS[:-1]), "The last of the layers, from the image on, that are not trained."
@@ -306,7 +306,8 @@ def define_serving_flags():
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000.",
+        "Checkpoint to use instead, as in /tmp/cifar10_train/model.ckpt-6000; or pretrained, the one that comes with "
+        "the package.",
     )
     flags.DEFINE_boolean("use_moving_averages", True, "Use the moving averages of the variables.")
     flags.DEFINE_enum(

@@ -84,18 +84,43 @@ def checkpoint_folder(name):
     return PRETRAINED_DIR
 
 
+def or_pretrained(values, given):
+    """Returns the values of a script's flags, with PRETRAINED for somebody who has no network yet, and says so.
+
+    That is where no checkpoint was asked for, and there is no run where one would be looked for.
+
+    Args:
+      values: {flag: value}, of which `checkpoint` and `checkpoint_dir` count.
+      given: names of the flags whose values are the user's own.
+
+    Raises:
+      RunError: there is a run, whose record cannot be read.
+    """
+    folder = values["checkpoint_dir"]
+    if given & {"checkpoint", "checkpoint_dir"} or checkpoints.paths(folder) or history.newest_start(folder):
+        return values
+    if not checkpoints.paths(PRETRAINED_DIR):
+        return values
+    print(
+        f"No run in {folder}: taking the network that comes with the package; --checkpoint chooses another",
+        file=sys.stderr,
+        flush=True,
+    )
+    return values | {"checkpoint": PRETRAINED}
+
+
 def find_checkpoint(checkpoint, checkpoint_dir):
     """Returns the path of the checkpoint that the flags of these names mean.
 
     Args:
       checkpoint: None; or `…/model.ckpt-<step>`, or the path of one of its files, as the shell completes it; or a
         folder in place of checkpoint_dir; or PRETRAINED.
-      checkpoint_dir: a train_dir, of which the newest readable checkpoint is meant.
+      checkpoint_dir: a train_dir, of which the newest readable checkpoint is meant; or PRETRAINED.
 
     Raises:
       RunError: there is none.
     """
-    checkpoint = checkpoint_folder(checkpoint)
+    checkpoint, checkpoint_dir = checkpoint_folder(checkpoint), checkpoint_folder(checkpoint_dir)
     if checkpoint and not os.path.isdir(checkpoint):
         path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", checkpoint)
         if not os.path.isfile(checkpoints.file(path)):

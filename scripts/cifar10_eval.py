@@ -34,10 +34,15 @@ def run(
     eval_interval_secs,
     run_once,
     model,
+    checkpoint=None,
 ):
     """Evaluates; the parameters are the flags. Returns the evaluation.Results."""
-    checkpoint_dir = serving.checkpoint_folder(checkpoint_dir)
-    evaluation.await_checkpoint(checkpoint_dir, forever=not run_once)  # before anything is downloaded
+    path = checkpoint and serving.find_checkpoint(checkpoint, None)
+    if path:
+        checkpoint_dir = os.path.dirname(path) or os.curdir
+    else:
+        checkpoint_dir = serving.checkpoint_folder(checkpoint_dir)
+        evaluation.await_checkpoint(checkpoint_dir, forever=not run_once)  # before anything is downloaded
     dataset = dataset or history.recorded(checkpoint_dir, "dataset") or datasets.CIFAR10.name
     eval_dir = evaluation.own_folder(eval_dir, checkpoint_dir)
     source = settings.data_source(dataset, data_dir, data_url, data_sha256)
@@ -57,8 +62,8 @@ def run(
         int(views),
         history.image_size(checkpoint_dir),
     )
-    if run_once:
-        return [evaluation.evaluate_once(evaluator, checkpoint_dir, eval_dir)]
+    if path or run_once:
+        return [evaluation.evaluate_once(evaluator, path or evaluation.newest(checkpoint_dir), eval_dir)]
     return evaluation.watch(evaluator, checkpoint_dir, eval_dir, eval_interval_secs)
 
 
@@ -80,6 +85,12 @@ def define_flags():
         "Images to evaluate: test or training ones, or those that the training's --num_held_out kept.",
     )
     absl_flags.DEFINE_string("checkpoint_dir", "/tmp/cifar10_train", "Directory where to read model checkpoints.")
+    absl_flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "Checkpoint to evaluate instead, once, as in /tmp/cifar10_train/model.ckpt-6000; or pretrained, the one that "
+        "comes with the package.",
+    )
     absl_flags.DEFINE_integer("eval_interval_secs", 300, "Least seconds between two evaluations.", lower_bound=0)
     absl_flags.DEFINE_integer(
         "num_examples",

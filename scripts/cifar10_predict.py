@@ -72,4 +72,4 @@ def define_flags():
 if __name__ == "__main__":
     flags.define_serving_flags()
     define_flags()
-    flags.main(run, positionals="pictures")
+    flags.main(run, positionals="pictures", complete=serving.or_pretrained)

@@ -1,4 +1,4 @@
-"""The package from Python, and the checkpoint that comes with it."""
+"""The package from Python."""
 
 import os
 import re
@@ -13,7 +13,6 @@ from helpers import SCRIPTS, encode, environment, evaluate, final, run_script, s
 from cifar10 import api, serving
 from cifar10.data import datasets
 from cifar10.errors import DataError, RunError
-from cifar10.runs import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -77,55 +76,6 @@ def test_a_flag_that_is_none_is_refused(tmp_path):
         api.train(str(tmp_path / "train"), "synthetic", str(tmp_path), "quick")
     with pytest.raises(RunError, match=r"No checkpoint file /missing\.index; give --checkpoint as …/model"):
         api.load("/missing")
-
-
-# --- the checkpoint that comes with the package ---
-
-
-@pytest.fixture
-def pretrained(checkpoint, tmp_path, monkeypatch):
-    """The averages of the checkpoint, with a record, as they would come with the package."""
-    monkeypatch.setattr(serving, "PRETRAINED_DIR", str(tmp_path / "pretrained"))
-    (tmp_path / "pretrained").mkdir()
-    (tmp_path / "pretrained" / "runs.jsonl").write_text('{"event": "start", "dataset": "synthetic"}\n')
-    return checkpoints.write_averages(checkpoint, str(tmp_path / "pretrained"))
-
-
-@pytest.mark.slow
-def test_averages_alone_take_half_of_the_space_and_predict_and_evaluate_alike(
-    pretrained, checkpoint, synthetic_dir, tmp_path
-):
-    def size(path):
-        return os.stat(f"{path}.data-00000-of-00001").st_size
-
-    assert os.path.basename(pretrained) == "model.ckpt-5" and size(pretrained) < 0.51 * size(checkpoint)
-    assert size(pretrained) < 4.3e6
-    images = np.random.RandomState(0).randint(0, 256, [5, 32, 32, 3], dtype=np.uint8)
-    model = api.load("pretrained")
-    assert model.checkpoint == pretrained and model.class_names == datasets.SYNTHETIC.class_names
-    np.testing.assert_array_equal(model.probabilities(images), api.load(checkpoint).probabilities(images))
-    for folder in ("pretrained", os.path.dirname(checkpoint)):
-        (result,) = evaluate(synthetic_dir, folder, tmp_path / "eval")
-        assert result.step == 5
-    with pytest.raises(RunError, match="of another network"):
-        evaluate(synthetic_dir, "pretrained", tmp_path / "eval", use_moving_averages=False)
-
-
-@pytest.mark.slow
-def test_a_training_begins_with_the_pretrained_weights(pretrained, synthetic_dir, tmp_path, capsys):
-    train(synthetic_dir, tmp_path / "train", max_steps=0, init_from="pretrained")
-    assert capsys.readouterr().out.endswith(f"Begins with the weights of {pretrained}, of all layers\n")
-    there = tf.train.load_variable(pretrained, "conv1/weights/ExponentialMovingAverage")
-    np.testing.assert_array_equal(final(tmp_path / "train")["conv1/weights"], there)
-
-
-def test_a_copy_without_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "PRETRAINED_DIR", str(tmp_path / "none"))
-    message = "pretrained: this copy of the package comes without that checkpoint; train a network first"
-    with pytest.raises(RunError, match=message):
-        api.load("pretrained")
-    with pytest.raises(RunError, match=message):
-        serving.checkpoint_folder("pretrained")
 
 
 @pytest.mark.slow

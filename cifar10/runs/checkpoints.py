@@ -241,6 +241,8 @@ def difference(path, expected):
             "holds no global step, so it cannot be told where to go on; choose another --train_dir, or --restart, "
             "which moves it aside and begins anew"
         )
+    if missing and not other and all(name + AVERAGE in shapes for name in missing):
+        return "holds moving averages alone, which evaluation, prediction and --init_from take"
     lacks = [f"{name} is not there" for name in missing]
     return f"of another network: {_some(other + lacks)}; {_remedy(shapes, missing, other)}"
 
@@ -292,13 +294,18 @@ def fitted(path, expected):
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, NAME)
-        with tf.Graph().as_default(), tf.Session() as session:
-            names = sorted(values)
-            tensors = [tf.constant(values[name]) for name in names]
-            session.run(
-                tf.raw_ops.SaveV2(prefix=copy, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
-            )
+        _write(copy, values)
         yield copy
+
+
+def _write(path, values):
+    """Writes a checkpoint of {name: array}, without the graph that training saves beside it."""
+    names = sorted(values)
+    with tf.Graph().as_default(), tf.Session() as session:
+        tensors = [tf.constant(values[name]) for name in names]
+        session.run(
+            tf.raw_ops.SaveV2(prefix=path, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+        )
 
 
 def _values(found, sources, expected):
@@ -402,6 +409,8 @@ def save(savers, session, directory, global_step, keep, still_valid=lambda: True
 def write_averages(path, directory):
     """Writes the moving averages of a checkpoint, and its global step, alone: half of its size, and what is used of it.
 
+    There must be nothing of that name yet.
+
     Args:
       path: the checkpoint.
       directory: where to write one of the same name.
@@ -412,10 +421,9 @@ def write_averages(path, directory):
     with reader(path) as found:
         names = [name for name in found.get_variable_to_shape_map() if name.endswith(AVERAGE) or name == "global_step"]
         values = {name: found.get_tensor(name) for name in names}
-    with tf.Graph().as_default(), tf.Session() as session:
-        variables = [tf.get_variable(name, initializer=values[name], use_resource=True) for name in names]
-        session.run(tf.global_variables_initializer())
-        return save(Savers(tf.train.Saver(variables, max_to_keep=0), None), session, directory, step(path), keep=0)
+    copy = os.path.join(directory, os.path.basename(path))
+    _write(copy, values)
+    return copy
 
 
 def companion(path):
