@@ -19,6 +19,7 @@ from absl import flags as absl_flags
 from cifar10 import flags, serving
 from cifar10.data import pictures as picture_files
 from cifar10.errors import DataError, RunError
+from cifar10.machine import terminal
 
 
 def run(
@@ -49,19 +50,33 @@ def run(
     line = serving.as_json if json else serving.as_text
     total = failed = 0
     passed_over = collections.Counter()
+    progress = progress_of(pictures)
     for picture, result in predictor.predict(picture_files.find(pictures, passed_over)):
         total += 1
         if isinstance(result, DataError):
             failed += 1
+            progress.close()
             print(result, file=sys.stderr, flush=True)
         else:
             print(line(picture, serving.best(result, names, top_k)), flush=True)
+        progress.show(total)
+    progress.close()
     if passed_over:
         kinds = ", ".join(picture_files.printable(kind) for kind in sorted(passed_over))
         print(f"Files in folders that were passed over: {passed_over.total()} (extensions: {kinds})", file=sys.stderr)
     if failed:
         others = "; the others were classified" if total > failed else ""
         raise RunError(f"{failed} of {total} pictures could not be read{others}")
+
+
+def progress_of(pictures):
+    """Returns the terminal.Progress of as many pictures as there are, which nobody sees whose terminal has the results.
+
+    They are counted, and not kept: there may be millions.
+    """
+    hidden = not terminal.is_there() or sys.stdout.isatty()
+    total = 0 if hidden else sum(1 for _ in picture_files.find(pictures))
+    return terminal.Progress("picture", total, hidden=hidden)
 
 
 def define_flags():

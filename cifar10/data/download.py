@@ -19,7 +19,7 @@ import zlib
 from cifar10.data import svhn, synthetic
 from cifar10.data.datasets import CLASS_NAMES_FILE, SPLITS
 from cifar10.errors import DataError, refuse_scheme
-from cifar10.machine import locks
+from cifar10.machine import locks, terminal
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
 LEAST_RATE = 1000  # bytes/s over that time, below which it counts as lost, too
@@ -272,20 +272,26 @@ def _reason(error):
 @contextlib.contextmanager
 def _progress(path, total):
     """Yields a function that shows how many bytes are there: in one line on a terminal, else in a line every tenth."""
-    terminal = sys.stdout.isatty()
-    shown = None
+    on_terminal = sys.stdout.isatty()
+    shown = rest = None
+    width = 0
 
     def show(done):
-        nonlocal shown
-        state = int(time.monotonic() / REDRAW) if terminal else 10 * done // (total or 100_000_000)
-        if state != shown or (terminal and done == total):
-            shown = state
-            amount = f"{100 * done / total:.1f}%" if total else f"{done / 1e6:.1f} MB"
-            line = f">> Downloading {os.path.basename(path)} {amount}"
-            print(f"\r{line}" if terminal else line, end="" if terminal else "\n", flush=True)
+        nonlocal shown, rest, width
+        rest = rest or terminal.Rest(total, done)
+        state = int(time.monotonic() / REDRAW) if on_terminal else 10 * done // (total or 100_000_000)
+        if state == shown and not (on_terminal and done == total):
+            return
+        shown = state
+        amount = f"{100 * done / total:.1f}%" if total else f"{done / 1e6:.1f} MB"
+        line = f">> Downloading {os.path.basename(path)} {amount}"
+        if on_terminal and total and done < total:
+            line += rest.text(done)
+        print(f"\r{line:{width}}" if on_terminal else line, end="" if on_terminal else "\n", flush=True)
+        width = len(line)
 
     try:
         yield show
     finally:
-        if terminal:
+        if on_terminal:
             print(flush=True)

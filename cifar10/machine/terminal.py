@@ -21,13 +21,31 @@ def say(line):
         print(line, file=sys.stderr, flush=True)
 
 
+class Rest:
+    """How long the rest of long work will take, at the pace so far."""
+
+    def __init__(self, total, start=0, clock=time.monotonic):
+        """Begins; for the arguments see Progress."""
+        self._total = total
+        self._start = start
+        self._clock = clock
+        self._began = clock()
+
+    def text(self, done):
+        """Returns it as `, 2 min left`, or nothing as long as it cannot be told."""
+        passed = self._clock() - self._began
+        if passed < FIRST_SECS or done <= self._start:
+            return ""
+        return f", {duration(passed / (done - self._start) * (self._total - done))} left"
+
+
 class Progress:
     """A line that says how far long work is and how long the rest will take, as `step 1,200 of 5,000, 2 min left`.
 
     The cursor is left at its beginning, so the next line, of whatever is printed, takes its place.
     """
 
-    def __init__(self, unit, total, start=0, clock=time.monotonic):
+    def __init__(self, unit, total, start=0, clock=time.monotonic, hidden=False):
         """Begins.
 
         Args:
@@ -35,24 +53,23 @@ class Progress:
           total: how many there will be.
           start: how many were done before.
           clock: function that returns the time in seconds.
+          hidden: whether it is to show nothing.
         """
         self._unit = unit
         self._total = total
-        self._start = start
         self._clock = clock
-        self._began = self._shown = clock()
+        self._rest = Rest(total, start, clock)
+        self._shown = clock()
+        self._hidden = hidden
         self._width = 0
 
     def show(self, done):
         """Shows that so many are done, unless it was shown just now, or nobody is looking."""
         now = self._clock()
-        if now - self._shown < REDRAW_SECS or not is_there():
+        if self._hidden or now - self._shown < REDRAW_SECS or not is_there():
             return
         self._shown = now
-        line = f"{self._unit} {done:,} of {self._total:,}"
-        if now - self._began >= FIRST_SECS and done > self._start:
-            rest = (now - self._began) / (done - self._start) * (self._total - done)
-            line += f", {duration(rest)} left"
+        line = f"{self._unit} {done:,} of {self._total:,}{self._rest.text(done)}"
         print(f"\r{line:{self._width}}", end="\r", file=sys.stderr, flush=True)
         self._width = len(line)
 

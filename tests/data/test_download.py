@@ -338,6 +338,22 @@ def test_progress_in_a_log_is_a_line_every_tenth(data_dir, small, capsys, monkey
     assert out.endswith(" 100.0%\n")
 
 
+def test_progress_on_a_terminal_says_what_is_left(capsys, monkeypatch):
+    """25 of 100 bytes were there; at 25 more in two seconds, the other 50 take four."""
+    now = [100.0]
+    rest = download.terminal.Rest
+    monkeypatch.setattr(download.terminal, "Rest", lambda total, start: rest(total, start, clock=lambda: now[0]))
+    monkeypatch.setattr(download, "REDRAW", 1e-9)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with download._progress("/data/a.tar.gz", 100) as show:
+        for done, secs in ((25, 100.0), (50, 102.0), (100, 106.0)):
+            now[0] = secs
+            show(done)
+    first, second, last = capsys.readouterr().out.lstrip("\r").split("\r")
+    assert first == ">> Downloading a.tar.gz 25.0%" and second == ">> Downloading a.tar.gz 50.0%, 4 s left"
+    assert last == ">> Downloading a.tar.gz 100.0%".ljust(len(second)) + "\n"
+
+
 def test_progress_on_a_terminal_is_one_line(data_dir, small, capsys, monkeypatch):
     monkeypatch.setattr(download, "CHUNK", 1000)
     monkeypatch.setattr(download, "REDRAW", 1e6)

@@ -9,7 +9,7 @@ import sys
 
 import published
 import pytest
-from helpers import SCRIPTS, arguments, environment
+from helpers import FILES, SCRIPTS, arguments, environment, save_network
 
 from cifar10.machine import terminal
 
@@ -45,6 +45,16 @@ def test_nothing_is_shown_where_nobody_looks(monkeypatch):
     assert log.getvalue() == ""
 
 
+def test_a_line_of_progress_may_be_hidden(monkeypatch):
+    screen, now = Terminal(), [0.0]
+    monkeypatch.setattr(sys, "stderr", screen)
+    progress = terminal.Progress("picture", 10, clock=lambda: now[0], hidden=True)
+    now[0] = 5.0
+    progress.show(5)
+    progress.close()
+    assert screen.getvalue() == ""
+
+
 @pytest.mark.parametrize(
     ("secs", "said"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6000, "1.7 h"), (360000, "100.0 h")]
 )
@@ -52,18 +62,11 @@ def test_durations_are_said_as_people_do(secs, said):
     assert terminal.duration(secs) == said
 
 
-@pytest.mark.slow
-def test_a_training_on_a_terminal_shows_more_and_prints_the_same(synthetic_dir, tmp_path):
-    """Standard error is a terminal: what it gets is not on standard output."""
+def on_a_terminal(script, *flags):
+    """Runs a script whose standard error is a terminal; returns what it printed on standard output, and there."""
     ours, theirs = pty.openpty()
-    flags = arguments(synthetic_dir, tmp_path / "train", max_steps=60)
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "cifar10_train.py", *flags],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-        env=environment(),
-    )
+    command = [sys.executable, SCRIPTS / f"{script}.py", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment())
     os.close(theirs)
     with process.stdout:
         out = process.stdout.read()
@@ -77,13 +80,35 @@ def test_a_training_on_a_terminal_shows_more_and_prints_the_same(synthetic_dir, 
             break
         screen += part
     os.close(ours)
-    assert process.wait() == 0
+    assert process.wait() == 0, screen
+    return out, screen.decode()
+
+
+@pytest.mark.slow
+def test_a_training_on_a_terminal_shows_more_and_prints_the_same(synthetic_dir, tmp_path):
+    out, screen = on_a_terminal("cifar10_train", *arguments(synthetic_dir, tmp_path / "train", max_steps=60))
     console = [line for line in out.splitlines() if re.match(published.CONSOLE_LINE, line)]
     assert len(console) == 60
-    screen = screen.decode()
     assert (
         f"To watch it: tensorboard --logdir {tmp_path / 'train'}, then "
         "http://localhost:6006/?smoothing=0#custom_scalars&_smoothingWeight=0" in screen
     )
     assert re.search(r"\rstep \d+ of 60, \d+ s left *\r", screen)
-    assert "tensorboard" not in out and " of 60" not in out
+    assert re.search(r"ended at step 60 with loss .*, 60 steps in \d+ s; saved as ", screen)
+    assert "tensorboard" not in out and " of 60" not in out and "ended" not in out
+
+
+@pytest.mark.slow
+def test_predictions_of_many_pictures_say_what_is_left(tmp_path):
+    """Standard output, which is no terminal, has the predictions alone."""
+    save_network(tmp_path / "train", [5])
+    (tmp_path / "pictures").mkdir()
+    for i in range(1500):
+        (tmp_path / "pictures" / f"{i:04}.png").write_bytes(FILES["png"])
+    out, screen = on_a_terminal(
+        "cifar10_predict", f"--checkpoint_dir={tmp_path / 'train'}", "--batch_size=32", tmp_path / "pictures"
+    )
+    lines = out.splitlines()
+    assert len(lines) == 1500 and all(line.startswith(f"{tmp_path}/pictures/") for line in lines)
+    assert re.search(r"\rpicture [\d,]+ of 1,500(, \d+ s left)? *\r", screen)
+    assert screen.endswith(" \r")  # nothing of it stays
