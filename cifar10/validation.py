@@ -46,6 +46,17 @@ class Validation:
         """Returns the tf.train.SessionRunHooks of a run that ends at step max_steps; save: its hooks.SaveHook."""
         return [_Hook(self, run, save, max_steps)]
 
+    def summary(self, run):
+        """Returns a line about what was measured of a run that has ended, or None if its last step was not."""
+        found = {line["step"]: line for line in run.evaluations() if line["images"] == self.images}
+        found = {step: line["correct"] / line["of"] for step, line in found.items() if step <= run.step}
+        if run.step not in found:
+            return None
+        best = max(sorted(found), key=found.get)
+        where = f", which is in {os.path.join(run.train_dir, BEST)}" if self.keep_best else ""
+        images = self.images.replace("_", "-")
+        return f"Precision on {images} images: {found[run.step]:.3f}; best: {found[best]:.3f}, of step {best}{where}"
+
 
 class _Hook(StepHook):
     """Evaluates every so many steps; keeps the best checkpoint; stops training that gets no better."""

@@ -1,7 +1,9 @@
 """Evaluation between the steps of a training: its numbers, and what it must not change."""
 
+import dataclasses
 import json
 import re
+import types
 
 import numpy as np
 import published
@@ -11,7 +13,7 @@ from helpers import assert_equal_to_the_last_bit, evaluate, final, recorded_loss
 
 from cifar10 import evaluation, serving, validation
 from cifar10.errors import RunError
-from cifar10.runs import checkpoints, history
+from cifar10.runs import checkpoints, history, journal
 from cifar10.runs import run as run_module
 from cifar10.runs.run import Run
 
@@ -100,6 +102,20 @@ def test_the_best_checkpoint_is_a_folder_that_all_scripts_take(evaluated, synthe
     reader, same = (tf.train.load_checkpoint(f"{d}/model.ckpt-{best['step']}") for d in (folder, evaluated))
     for name in same.get_variable_to_shape_map():
         np.testing.assert_array_equal(reader.get_tensor(name), same.get_tensor(name))
+
+
+def test_a_training_ends_with_its_precision_and_the_best_one(tmp_path):
+    found = dict(zip(range(1, 5), (10, 30, 30, 20), strict=True))
+    stopped_at(tmp_path, found, 0, max_steps=4)
+    journal.Journal(str(tmp_path / history.METRICS)).append(  # as of steps that were done again
+        {"precision": 1, "step": 9, "images": "test", "correct": 1, "of": 1}
+    )
+    between = validation.Validation(None, "test", None, 1, keep_best=True)
+    run = types.SimpleNamespace(train_dir="/run", step=4, evaluations=lambda: history.evaluations(str(tmp_path)))
+    line = "Precision on test images: 0.200; best: 0.300, of step 2"
+    assert between.summary(run) == f"{line}, which is in /run/best"
+    assert dataclasses.replace(between, keep_best=False).summary(run) == line
+    assert dataclasses.replace(between, images="held_out").summary(run) is None
 
 
 @pytest.mark.slow

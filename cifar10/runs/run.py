@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import datetime
 import os
-import sys
 import time
 import typing
 
@@ -284,13 +283,6 @@ class Run:
             if request.signum:
                 raise self._interrupted(request)
         self._record_stop(history.STOPPED_EARLY if self.enough else history.FINISHED)
-        if self.loss is not None:
-            print(
-                f"{self.train_dir}: ended at step {self.step} with loss {self.loss:.2f}; saved as {self.checkpoint}. "
-                f"To evaluate it: cifar10_eval.py --run_once --checkpoint_dir={self.train_dir}",
-                file=sys.stderr,
-                flush=True,
-            )
 
     def _hooks(self, graph, step, options, save, event_file):
         """Returns what goes on beside the steps: console, summaries, checkpoints, traces."""

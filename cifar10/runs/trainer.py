@@ -1,7 +1,9 @@
 """A training from its data to its last checkpoint: what all training scripts do."""
 
 import dataclasses
+import shlex
 import sys
+import time
 
 import tensorflow.compat.v1 as tf
 
@@ -94,6 +96,7 @@ def train(step, data, recipe, options, validation=None):
       UserError: what the user has to mend. Until all data has been found to be good, train_dir is not touched.
       signals.Interrupted: a signal came; the run was saved.
     """
+    began = time.monotonic()
     run_module.check(options.train_dir)
     options, examples = prepare(step, data, recipe, options)
     description = describe(step, data, recipe, options, examples)
@@ -115,6 +118,32 @@ def train(step, data, recipe, options, validation=None):
             graph = graph._replace(initial=initial.values(options.init_from, data.source.dataset))
         facts = dashboards.facts(history.program(), step, data, recipe, run.start_step, options.max_steps)
         run.train(graph, step, options, dashboards.opening(facts, data.source.dataset.class_names), validation)
+        if run.loss is not None:
+            lines = closing(run, time.monotonic() - began, data.source.data_dir, validation)
+            print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def closing(run, secs, data_dir, validation=None):
+    """Returns the lines with which a training ends: what it did, where that is, and what to run next.
+
+    Args:
+      run: the run.Run.
+      secs: the time that this process took.
+      data_dir: of the images.
+      validation: as of `train`.
+    """
+    folder = shlex.quote(run.train_dir)
+    lines = [
+        f"{run.train_dir}: ended at step {run.step} with loss {run.loss:.2f}, "
+        f"{run.step - run.start_step} steps in {terminal.duration(secs)}; saved as {run.checkpoint}"
+    ]
+    if measured := validation and validation.summary(run):
+        lines.append(measured)
+    else:
+        lines.append(
+            f"To evaluate it: cifar10_eval.py --run_once --checkpoint_dir={folder} --data_dir={shlex.quote(data_dir)}"
+        )
+    return [*lines, f"To use it: cifar10_predict.py --checkpoint_dir={folder} PICTURES"]
 
 
 def prepare(step, data, recipe, options):

@@ -432,15 +432,19 @@ def test_a_run_says_from_where_it_continues_and_how_it_ended(tiny, tmp_path, mon
     write_noise(tiny, tmp_path)
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
     train_dir = tmp_path / "train"
-    for max_steps, began in ((2, []), (3, [f"{train_dir}: continues from step 2"])):
+    for max_steps, done, began in ((2, 2, []), (3, 1, [f"{train_dir}: continues from step 2"])):
         train(tmp_path, train_dir, dataset="cifar10", max_steps=max_steps)
         loss = recorded_losses(train_dir)[max_steps - 1]
-        assert capsys.readouterr().err.splitlines() == [
-            *began,
-            f"{train_dir}: ended at step {max_steps} with loss {loss:.2f}; saved as "
-            f"{train_dir}/model.ckpt-{max_steps}. To evaluate it: "
-            f"cifar10_eval.py --run_once --checkpoint_dir={train_dir}",
-        ]
+        *first, ended, evaluate, use = capsys.readouterr().err.splitlines()
+        assert first == began
+        assert re.sub(r"in \d+ s", "in S", ended) == (
+            f"{train_dir}: ended at step {max_steps} with loss {loss:.2f}, {done} steps in S; saved as "
+            f"{train_dir}/model.ckpt-{max_steps}"
+        )
+        assert evaluate == (
+            f"To evaluate it: cifar10_eval.py --run_once --checkpoint_dir={train_dir} --data_dir={tmp_path}"
+        )
+        assert use == f"To use it: cifar10_predict.py --checkpoint_dir={train_dir} PICTURES"
     train(tmp_path, train_dir, dataset="cifar10", max_steps=3)
     out, err = capsys.readouterr()
     assert out == (f"{train_dir}: already at step 3 of 3; to go on, raise --max_steps, or begin anew with --restart\n")
