@@ -168,7 +168,6 @@ def test_who_has_no_run_and_asked_for_none_gets_it(pretrained, checkpoint, tmp_p
 # --- the one that is here ---
 
 FOLDER = serving.PRETRAINED_DIR
-here = pytest.mark.skipif(not checkpoints.paths(FOLDER), reason="this copy comes without a checkpoint")
 
 
 def counted():
@@ -177,7 +176,6 @@ def counted():
     return line
 
 
-@here
 def test_its_record_says_what_it_is_and_what_it_reaches():
     (path,) = checkpoints.paths(FOLDER)
     assert checkpoints.fault(path) is None
@@ -195,7 +193,6 @@ def test_its_record_says_what_it_is_and_what_it_reaches():
     assert f"{line['correct']:,} of the 10,000 test images" in manual
 
 
-@here
 def test_it_is_installed_with_the_package_and_holds_no_path():
     setup = ast.parse((SCRIPTS.parent / "setup.py").read_text())
     (data,) = (node.value for node in ast.walk(setup) if isinstance(node, ast.keyword) and node.arg == "package_data")
@@ -219,7 +216,6 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-@here
 @pytest.mark.slow
 def test_a_picture_is_predicted_without_any_flag(tmp_path):
     """Nor with a run where one would be; on standard output there are the predictions alone."""
@@ -238,7 +234,6 @@ def test_a_picture_is_predicted_without_any_flag(tmp_path):
     assert process.stderr.count(f"No run in {tmp_path}/none: taking the network that comes with the package") == 1
 
 
-@here
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("CIFAR10_REAL_DATA"), reason="CIFAR10_REAL_DATA is not set")
 def test_it_counts_what_its_record_says(tmp_path):
