@@ -8,12 +8,14 @@ import os
 import pathlib
 import struct
 import subprocess
-import sys
+import tempfile
 import zlib
 
+import forkserver
 import numpy as np
 import published
 import tensorflow.compat.v1 as tf
+from forkserver import environment
 from PIL import Image
 
 from cifar10.data import datasets, records
@@ -131,20 +133,26 @@ def write_images(data_dir, class_names, seed=0):
     return manifest["train"]["sha256"]
 
 
-def run_script(name, *args, timeout=120, check=None):
-    """Runs scripts/<name>.py as a user would, from another folder; returns the finished process."""
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, args)]
-    process = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, cwd=os.path.expanduser("~"), env=environment()
-    )
+def run_script(name, *args, timeout=120, check=None, cwd="~"):
+    """Runs scripts/<name>.py as a user would, from another folder, but for its imports (see forkserver).
+
+    Returns:
+      The finished process.
+    """
+    path = SCRIPTS / f"{name}.py"
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
+        script = forkserver.Script(path, args, (nothing, out, err), os.path.expanduser(cwd), environment())
+        try:
+            script.wait(timeout)
+        finally:
+            script.kill()
+            script.wait()
+        out.seek(0)
+        err.seek(0)
+        process = subprocess.CompletedProcess([path, *args], script.returncode, out.read(), err.read())
     if check is not None:
         assert process.returncode == check, process.stdout + process.stderr
     return process
-
-
-def environment():
-    """Returns the environment in which scripts find the package of this tree."""
-    return {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def take(tensors, batches, queue=False):

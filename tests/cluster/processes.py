@@ -6,10 +6,10 @@ import pathlib
 import re
 import signal
 import subprocess
-import sys
 import time
 
-from helpers import SCRIPTS, arguments, environment
+from forkserver import Script, environment
+from helpers import SCRIPTS, arguments
 
 from cifar10.machine import ports
 from cifar10.runs import history
@@ -30,14 +30,9 @@ class Process:
         variables = {"TF_CONFIG": json.dumps(tf_config)} if tf_config else {}
         self.log = log
         self.members = {}
-        with open(log, "w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, SCRIPTS / "cifar10_distributed_train.py", *map(str, flags)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment() | variables,
-            )
+        path = SCRIPTS / "cifar10_distributed_train.py"
+        with open(log, "w") as file, open(os.devnull) as nothing:
+            self.process = Script(path, flags, (nothing, file, file), os.getcwd(), environment() | variables)
 
     @property
     def pid(self):

@@ -2,11 +2,8 @@
 
 import hashlib
 import itertools
-import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import published
@@ -16,7 +13,6 @@ from cifar10_distributed_train import AGREED
 from helpers import (
     SCRIPTS,
     TRAIN_FLAGS,
-    environment,
     evaluate,
     recorded_losses,
     run_script,
@@ -135,19 +131,6 @@ PATHS_OF = {
     "cifar10_benchmark": (["--data_dir=", "--json="], []),
 }
 
-# Runs script after script, each in a process of its own, of which only the first imports TensorFlow.
-RUN_EACH = """
-import json, os, runpy, sys
-import tensorflow, cifar10
-for script, arguments in json.loads(sys.argv[1]):
-    print(f"--- {' '.join(arguments)}", file=sys.stderr, flush=True)
-    if not os.fork():
-        sys.argv, sys.path[0] = [script, *arguments], os.path.dirname(script)
-        runpy.run_path(script, run_name="__main__")
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-
 
 @pytest.mark.slow
 def test_a_path_with_a_scheme_is_refused_before_anything_is_made(tmp_path):
@@ -158,18 +141,12 @@ def test_a_path_with_a_scheme_is_refused_before_anything_is_made(tmp_path):
         for script, (flags, others) in PATHS_OF.items()
         for flag in flags
     ]
-    commands = [
-        (str(SCRIPTS / f"{script}.py"), [given, *([] if given.startswith("--csv") else others)])
-        for script, given, others in cases
-    ]
-    command = [sys.executable, "-c", RUN_EACH, json.dumps(commands)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1"] * len(cases)
-    for (script, given, _), said in zip(cases, done.stderr.split("--- ")[1:], strict=True):
+    for script, given, others in cases:
+        others = [] if given.startswith("--csv") else others
+        said = run_script(script, given, *others, check=1, cwd=tmp_path).stderr
         scheme = re.search(r"(\w+)://", given)[0]
         expected = f"{script}.py: {given}: paths with a scheme such as {scheme} are not served; mount the storage"
-        assert [line for line in said.splitlines()[1:] if line.startswith(expected)], said
+        assert [line for line in said.splitlines() if line.startswith(expected)], said
         assert "Traceback" not in said
     assert os.listdir(tmp_path) == []
 
