@@ -1,6 +1,7 @@
 """Small data sets, and real processes."""
 
 import dataclasses
+import gc
 import signal
 import sys
 
@@ -12,6 +13,9 @@ from helpers import SCRIPTS, write_noise
 from cifar10.data import datasets, download, records
 
 sys.path.append(str(SCRIPTS))
+# What was imported is no garbage. To look through it again and again takes seconds, and makes Python put off what frees
+# the graphs and sessions that tests have left.
+gc.freeze()
 # Where pytest was started with nohup, the scripts that it starts would ignore the loss of their terminal, too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
