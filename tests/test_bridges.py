@@ -94,13 +94,13 @@ def test_keras_gives_what_tensorflow_gives(name, num_classes, size, images, tmp_
     np.testing.assert_allclose(ours, by_tensorflow(name, weights, images[:, :size, :size]), atol=1e-5)
 
 
-# Loads the file as anybody would who has Keras and nothing of this package.
+# Loads the files as anybody would who has Keras and nothing of this package.
 KERAS_CLIENT = """
 import json, sys
 import keras, numpy as np
-network = keras.saving.load_model(sys.argv[1])
-images = np.load(sys.argv[2])
-print(json.dumps(keras.ops.convert_to_numpy(network(images)).tolist()))
+images = np.load(sys.argv[1])
+networks = [keras.saving.load_model(path) for path in sys.argv[2:]]
+print(json.dumps([keras.ops.convert_to_numpy(network(images)).tolist() for network in networks]))
 print(keras.backend.backend(), [name for name in sys.modules if name.startswith("cifar10")])
 """
 
@@ -110,17 +110,18 @@ print(keras.backend.backend(), [name for name in sys.modules if name.startswith(
 def test_the_keras_file_loads_on_each_backend_without_the_package(backend, images, tmp_path):
     pytest.importorskip(backend)
     np.save(tmp_path / "images.npy", images)
-    for name in ("tutorial", "cuda_convnet"):
-        weights = random_weights(name)
-        path = str(tmp_path / f"{name}.keras")
-        keras_file.write(path, weights)
-        outside = {n: value for n, value in environment().items() if n != "PYTHONPATH"} | {"KERAS_BACKEND": backend}
-        command = [sys.executable, "-c", KERAS_CLIENT, path, str(tmp_path / "images.npy")]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd="/", env=outside)
-        assert process.returncode == 0, process.stderr
-        answer, loaded = process.stdout.splitlines()[-2:]
-        assert loaded == f"{backend} []"
-        np.testing.assert_allclose(json.loads(answer), by_tensorflow(name, weights, images), atol=1e-5)
+    weights = {name: random_weights(name) for name in ("tutorial", "cuda_convnet")}
+    paths = [str(tmp_path / f"{name}.keras") for name in weights]
+    for path, values in zip(paths, weights.values(), strict=True):
+        keras_file.write(path, values)
+    outside = {n: value for n, value in environment().items() if n != "PYTHONPATH"} | {"KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", KERAS_CLIENT, str(tmp_path / "images.npy"), *paths]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd="/", env=outside)
+    assert process.returncode == 0, process.stderr
+    answers, loaded = process.stdout.splitlines()[-2:]
+    assert loaded == f"{backend} []"
+    for (name, values), answer in zip(weights.items(), json.loads(answers), strict=True):
+        np.testing.assert_allclose(answer, by_tensorflow(name, values, images), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
