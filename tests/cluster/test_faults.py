@@ -15,7 +15,7 @@ from processes import cluster_flags, metrics, starts
 pytestmark = pytest.mark.slow
 FAULTS = int(os.environ.get("CIFAR10_FAULTS", "3"))
 SEED = int(os.environ.get("CIFAR10_FAULTS_SEED", "0"))
-STEPS_A_FAULT = 60
+STEPS_A_FAULT = 30
 HANG_SECS = 5
 
 
