@@ -273,12 +273,11 @@ def _reason(error):
 def _progress(path, total):
     """Yields a function that shows how many bytes are there: in one line on a terminal, else in a line every tenth."""
     on_terminal = sys.stdout.isatty()
-    shown = rest = None
-    width = 0
+    rest = terminal.Rest(total)
+    shown, width = None, 0
 
     def show(done):
-        nonlocal shown, rest, width
-        rest = rest or terminal.Rest(total, done)
+        nonlocal shown, width
         state = int(time.monotonic() / REDRAW) if on_terminal else 10 * done // (total or 100_000_000)
         if state == shown and not (on_terminal and done == total):
             return

@@ -22,21 +22,25 @@ def say(line):
 
 
 class Rest:
-    """How long the rest of long work will take, at the pace so far."""
+    """How long the rest of long work will take, at the pace since it was first asked.
 
-    def __init__(self, total, start=0, clock=time.monotonic):
+    So what comes before does not count, as the first step, which is slower than all others.
+    """
+
+    def __init__(self, total, clock=time.monotonic):
         """Begins; for the arguments see Progress."""
         self._total = total
-        self._start = start
         self._clock = clock
-        self._began = clock()
+        self._first = None  # (how many were done, when)
 
     def text(self, done):
         """Returns it as `, 2 min left`, or nothing as long as it cannot be told."""
-        passed = self._clock() - self._began
-        if passed < FIRST_SECS or done <= self._start:
+        now = self._clock()
+        self._first = self._first or (done, now)
+        start, began = self._first
+        if now - began < FIRST_SECS or done <= start:
             return ""
-        return f", {duration(passed / (done - self._start) * (self._total - done))} left"
+        return f", {duration((now - began) / (done - start) * (self._total - done))} left"
 
 
 class Progress:
@@ -45,20 +49,19 @@ class Progress:
     The cursor is left at its beginning, so the next line, of whatever is printed, takes its place.
     """
 
-    def __init__(self, unit, total, start=0, clock=time.monotonic, hidden=False):
+    def __init__(self, unit, total, clock=time.monotonic, hidden=False):
         """Begins.
 
         Args:
           unit: what is counted.
           total: how many there will be.
-          start: how many were done before.
           clock: function that returns the time in seconds.
           hidden: whether it is to show nothing.
         """
         self._unit = unit
         self._total = total
         self._clock = clock
-        self._rest = Rest(total, start, clock)
+        self._rest = Rest(total, clock)
         self._shown = clock()
         self._hidden = hidden
         self._width = 0

@@ -138,7 +138,7 @@ class ProgressHook(StepHook):
 
     def __init__(self, run, max_steps):
         super().__init__(run)
-        self._progress = terminal.Progress("step", max_steps, run.start_step, run.clock)
+        self._progress = terminal.Progress("step", max_steps)
 
     def after_step(self, step, results):
         self._progress.show(step + 1)

@@ -342,7 +342,7 @@ def test_progress_on_a_terminal_says_what_is_left(capsys, monkeypatch):
     """25 of 100 bytes were there; at 25 more in two seconds, the other 50 take four."""
     now = [100.0]
     rest = download.terminal.Rest
-    monkeypatch.setattr(download.terminal, "Rest", lambda total, start: rest(total, start, clock=lambda: now[0]))
+    monkeypatch.setattr(download.terminal, "Rest", lambda total: rest(total, lambda: now[0]))
     monkeypatch.setattr(download, "REDRAW", 1e-9)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with download._progress("/data/a.tar.gz", 100) as show:

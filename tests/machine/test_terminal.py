@@ -20,11 +20,11 @@ class Terminal(io.StringIO):
 
 
 def test_progress_says_how_far_it_is_and_what_is_left(monkeypatch):
-    """At 2 a second, 6 of 10 after three seconds: four, so two seconds, are left. Then the line is taken away."""
+    """The first one is slow; then 5 in 2.5 seconds, so that the last 4 take two. Then the line is taken away."""
     screen, now = Terminal(), [100.0]
     monkeypatch.setattr(sys, "stderr", screen)
-    progress = terminal.Progress("step", 1010, start=1000, clock=lambda: now[0])
-    for done, secs in ((1000, 100.1), (1001, 100.5), (1006, 103.0), (1007, 103.1)):  # the first and last: too soon
+    progress = terminal.Progress("step", 1010, clock=lambda: now[0])
+    for done, secs in ((1000, 100.1), (1001, 130.5), (1006, 133.0), (1007, 133.1)):  # the first and last: too soon
         now[0] = secs
         progress.show(done)
     progress.close()
