@@ -75,7 +75,10 @@ class Evaluator:
         self._num_examples = num_examples
         self._images = examples.images[:num_examples]
         self._class_names = class_names
-        facts = {**dashboards.program_facts(history.program()), "images": f"{num_examples:,} of {examples.count:,}"}
+        facts = {
+            **dashboards.program_facts(history.program()),
+            "images evaluated": f"{num_examples:,} of {examples.count:,}",
+        }
         self._opening = dashboards.opening(facts, class_names).SerializeToString()  # of the event file
         batch_size = min(max(1, batch_size // (num_views * BATCHES_AT_ONCE)), num_examples)
         self._num_batches = cifar10_input.num_batches(num_examples, batch_size)

@@ -120,7 +120,7 @@ def test_a_run_describes_itself(logdir):
     assert "| synthetic: 10,000 training and 2,000 test images of 10 classes |" in first
     assert f"tensorflow {tf.version.VERSION}" in first and "disc, ring, square" in first
     assert "| images a step | 16 (towers: 2) |" in text(values(logdir / "towers")["run/text_summary"][0][1])
-    assert "| images | 200 of 2,000 |" in text(values(logdir / "eval")["run/text_summary"][0][1])
+    assert "| images evaluated | 200 of 2,000 |" in text(values(logdir / "eval")["run/text_summary"][0][1])
 
 
 def test_recalls_add_up_to_the_precision_of_all(logdir, synthetic_dir):
