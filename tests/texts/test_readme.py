@@ -127,6 +127,11 @@ def test_the_manual_has_a_chapter_for_every_script():
     assert set(re.findall(r"^\| \[(\w+\.py)\]", README, re.MULTILINE)) == scripts
 
 
+def test_every_script_of_the_manual_can_be_called_by_its_path():
+    for path in (ROOT / "scripts").glob("cifar10_*.py"):
+        assert os.access(path, os.X_OK) and path.read_text().startswith("#!/usr/bin/env python3\n"), path
+
+
 def test_exactly_two_commands_set_up():
     assert len(re.findall(r"^python3 -m venv", README, re.MULTILINE)) == 2
 
