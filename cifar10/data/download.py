@@ -19,7 +19,7 @@ import zlib
 
 from cifar10.data import svhn, synthetic
 from cifar10.data.datasets import CLASS_NAMES_FILE, SPLITS
-from cifar10.errors import DataError, refuse_scheme
+from cifar10.errors import DataError, counted, refuse_scheme
 from cifar10.machine import files, locks, terminal
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
@@ -155,7 +155,7 @@ def _archive(dataset, archive, data_dir, url, sha256):
 
 
 def _stamp(size, sha256):
-    return f"sha256 {sha256}" if size is None else f"{size} bytes, sha256 {sha256}"
+    return f"sha256 {sha256}" if size is None else f"{counted(size, 'byte')}, sha256 {sha256}"
 
 
 def _fault(path, size, sha256):
@@ -306,7 +306,7 @@ def _request(url, part, size):
                 done += len(chunk)
                 show(done)
     if total is not None and done < total and not (promised is None and _is_page(part)):
-        raise _FetchError(f"the connection ended after {done} of {total} bytes")
+        raise _FetchError(f"the connection ended after {done} of {counted(total, 'byte')}")
 
 
 @contextlib.contextmanager
