@@ -157,8 +157,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.05)
 
     def late(self):
-        time.sleep(0.8)
-        self.ok()
+        """Begins late, and in two parts, of which the second comes after TIMEOUT."""
+        for pause, sent in (
+            (0.8, b"HTTP/1.1 200 OK\r\n"),
+            (0.5, f"Content-Length: {len(self.server.body)}\r\n\r\n".encode()),
+            (0.1, self.server.body),
+        ):
+            time.sleep(pause)
+            self.wfile.write(sent)
 
     def gate(self):
         """Sends the second half only once the test says so."""
