@@ -50,6 +50,11 @@ def reason(error):
     return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
+def counted(number, noun):
+    """Returns a number with its noun: `1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shortened(value):
     """Returns a value out of somebody's JSON as JSON again, in ASCII, on one line of bounded length."""
     try:

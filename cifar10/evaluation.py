@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 from cifar10 import cifar10_input
 from cifar10.data import datasets
-from cifar10.errors import RunError, reason, shortened
+from cifar10.errors import RunError, counted, reason, shortened
 from cifar10.machine import devices, terminal
 from cifar10.network import microbatches, model, recipes, summaries
 from cifar10.runs import checkpoints, dashboards, events, history
@@ -70,7 +70,7 @@ class Evaluator:
         """
         if num_examples > examples.count:
             raise RunError(
-                f"--num_examples={num_examples}: there are only {examples.count} images; give a number up to that"
+                f"--num_examples={num_examples}: the data has only {counted(examples.count, 'image')}; give no more"
             )
         self._num_examples = num_examples
         self._images = examples.images[:num_examples]
@@ -381,7 +381,7 @@ class _Waiting:
 
 def _evaluate(evaluator, path, event_file):
     result = report(*evaluator.evaluate(path), event_file)
-    found = f"step {result.step}: {result.correct} of {result.total} images, with {path}"
+    found = f"step {result.step}: {result.correct} of {counted(result.total, 'image')}, with {path}"
     print(found, file=sys.stderr, flush=True)  # what reads the tutorial's lines gets nothing else
     return result
 

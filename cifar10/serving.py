@@ -17,7 +17,7 @@ import tensorflow.compat.v1 as tf
 from cifar10.bridges import keras_file, onnx_file, parts
 from cifar10.bridges import model_card as card
 from cifar10.data import crops, datasets, picture_ops, pictures
-from cifar10.errors import DataError, RunError, reason
+from cifar10.errors import DataError, RunError, counted, reason
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
 from cifar10.runs import checkpoints, history
@@ -367,7 +367,7 @@ def model_card(network, forms):
         if forms.get(form):
             files[name] = what
     measured = [line for line in history.evaluations(folder) if line.get("step") == step]
-    evaluations = [f"{line['correct']} of {line['of']} {line['images']} images" for line in measured[-1:]]
+    evaluations = [f"{line['correct']} of {counted(line['of'], line['images'] + ' image')}" for line in measured[-1:]]
     averages = "moving averages" if network.use_moving_averages else "variables"
     title = f"The {averages} of {os.path.basename(network.checkpoint)}"
     return card.text(title, network.class_names, files, history.newest_start(folder), evaluations)

@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 from cifar10 import evaluation
 from cifar10.data import records
-from cifar10.errors import reason
+from cifar10.errors import counted, reason
 from cifar10.runs import events, history
 from cifar10.runs.hooks import CANNOT_SAVE, StepHook
 
@@ -125,6 +125,7 @@ class _Hook(StepHook):
             self.run.enough = True
             print(
                 f"Stopped at step {self.run.step}: no precision above {self._best.precision:.3f}, of step "
-                f"{self._best.step}, in {self._without_better} evaluations in a row; to go on, raise --early_stopping",
+                f"{self._best.step}, in {counted(self._without_better, 'evaluation')} in a row; to go on, raise "
+                "--early_stopping",
                 flush=True,
             )

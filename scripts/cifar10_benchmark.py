@@ -15,7 +15,6 @@ The modes:
 """
 
 import contextlib
-import datetime
 import functools
 import importlib.metadata
 import importlib.util
@@ -30,6 +29,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
 
 import benchmark_peers
 import tensorflow.compat.v1 as tf
@@ -102,12 +103,13 @@ class Worker:
 
     def _receive(self):
         line = self._process.stdout.readline()
-        if not line:
+        try:
+            return json.loads(line)
+        except ValueError:  # the process has ended, or a library in it has printed a line
             self._log.seek(0)
-            reason = (self._log.read().strip().splitlines() or ["it said nothing"])[-1]
+            said = [line, *reversed(self._log.read().splitlines()), "it said nothing"]
             self.close()
-            raise RunError(f"{self._name} failed: {reason}")
-        return json.loads(line)
+            raise RunError(f"{self._name} failed: {next(text.strip() for text in said if text.strip())}") from None
 
 
 def check_losses(losses):
@@ -171,8 +173,7 @@ def train(script_flags, train_dir, max_steps, log_frequency, options):
     process.returncode = os.waitstatus_to_exitcode(status)
     if status or first is None:
         raise RunError(f"Training failed; run it alone to see why: {' '.join(command)}")
-    with open(os.path.join(train_dir, history.METRICS)) as lines:
-        times = {line["step"]: datetime.datetime.fromisoformat(line["time"]) for line in map(json.loads, lines)}
+    times = {step: time for step, (_, time) in history.console_lines(train_dir).items()}
     return first, usage.ru_maxrss / 1024, times
 
 

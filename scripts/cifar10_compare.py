@@ -11,7 +11,6 @@ as users run it; a repetition runs one after the other. The table has for each o
   precision: precision @ 1 at the end, with --evaluate_too.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -20,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -77,8 +78,7 @@ def train(setup, train_dir, steps, batch_size, common):
         raise RunError(f"{name} ended at step {max(at, default=0)} with exit code {process.returncode}; see above")
     (first_time, first_bytes), (last_time, last_bytes) = at[SKIPPED_STEPS], at[steps - 1]
     timed = steps - 1 - SKIPPED_STEPS
-    metrics = pathlib.Path(train_dir, history.METRICS).read_text().splitlines()
-    losses = np.array([json.loads(line)["loss"] for line in metrics])
+    losses = np.array([loss for loss, _ in history.console_lines(train_dir).values()])
     return timed * batch_size / (last_time - first_time), (last_bytes - first_bytes) / timed / 1e6, losses
 
 

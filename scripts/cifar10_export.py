@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of it
 from absl import flags as absl_flags
 
 from cifar10 import flags, serving, settings
-from cifar10.errors import RunError
+from cifar10.errors import RunError, counted
 
 CALIBRATING = 500  # training images on which the ranges of int8 are measured
 MEASURED = 1000  # test images on which it is compared with float32
@@ -53,7 +53,7 @@ def run(
         for file in (serving.TFLITE_FILE, serving.INT8_FILE):
             probabilities = serving.tflite_probabilities(os.path.join(export_dir, file), test.images)
             right = (probabilities.argmax(axis=1) == test.labels).mean()
-            print(f"{file}: precision @ 1 = {right:.3f} on {test.count} test images", flush=True)
+            print(f"{file}: precision @ 1 = {right:.3f} on {counted(test.count, 'test image')}", flush=True)
 
 
 def needs_images(quantize, tflite):

@@ -13,10 +13,13 @@ another is named and kept.
 
 import os
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+
 from absl import flags as absl_flags
 
 from cifar10 import flags
 from cifar10.data import importing
+from cifar10.errors import counted
 
 
 def run(*, images_dir, csv, data_dir, test_fraction, seed, flip):
@@ -24,7 +27,7 @@ def run(*, images_dir, csv, data_dir, test_fraction, seed, flip):
     sources = importing.of_table(os.path.expanduser(csv)) if csv else importing.of_folder(images_dir)
     dataset = importing.write(sources, data_dir, test_fraction, seed, flip)
     print(
-        f"{dataset.num_classes} classes, {dataset.num_examples('train')} pictures to train, "
+        f"{dataset.num_classes} classes, {counted(dataset.num_examples('train'), 'picture')} to train, "
         f"{dataset.num_examples('test')} to test, in {dataset.path(data_dir)}\n"
         f"Train on them with --dataset={dataset.name} --data_dir={data_dir}",
         flush=True,

@@ -7,6 +7,8 @@ smoothing.
 
 import os
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+
 from absl import flags as absl_flags
 
 from cifar10 import flags

@@ -18,7 +18,7 @@ from absl import flags as absl_flags
 
 from cifar10 import flags, serving
 from cifar10.data import pictures as picture_files
-from cifar10.errors import DataError, RunError
+from cifar10.errors import DataError, RunError, counted
 from cifar10.machine import terminal
 
 
@@ -66,7 +66,7 @@ def run(
         print(f"Files in folders that were passed over: {passed_over.total()} (extensions: {kinds})", file=sys.stderr)
     if failed:
         others = "; the others were classified" if total > failed else ""
-        raise RunError(f"{failed} of {total} pictures could not be read{others}")
+        raise RunError(f"{failed} of {counted(total, 'picture')} could not be read{others}")
 
 
 def progress_of(pictures):

@@ -13,6 +13,8 @@ import statistics
 import tempfile
 import time
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+
 import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags
 from benchmark_contenders import CONSTRUCTIONS, build_fixed_batch, write_start

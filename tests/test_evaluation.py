@@ -97,7 +97,7 @@ def test_training_images_can_be_evaluated(synthetic_dir, tmp_path):
 
 def test_more_images_than_there_are_is_an_error(synthetic_dir, tmp_path):
     save_network(tmp_path, [5])
-    with pytest.raises(RunError, match=r"--num_examples=2001: there are only 2000 images"):
+    with pytest.raises(RunError, match=r"--num_examples=2001: the data has only 2000 images; give no more"):
         evaluate(synthetic_dir, tmp_path, tmp_path / "eval", num_examples=2001)
 
 
@@ -360,7 +360,7 @@ def record(train_dir, **start):
 @pytest.mark.slow
 def test_the_evaluation_takes_the_data_set_on_record(synthetic_dir, tmp_path, capsys):
     save_network(tmp_path / "train", [5])
-    record(tmp_path / "train", time="now", dataset="synthetic")
+    record(tmp_path / "train", time="2026-01-01T12:00:00+00:00", dataset="synthetic")
     (found,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", dataset=None)
     (named,) = evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval", dataset="synthetic")
     assert found == named and found.total == 200
@@ -396,8 +396,8 @@ def test_other_images_of_the_same_name_than_the_runs_are_said(tmp_path, capsys):
 
 def test_curves_of_two_runs_are_in_two_folders_and_those_of_a_run_that_was_moved_in_one(tmp_path, capsys):
     train_dir, other, eval_dir = tmp_path / "a", tmp_path / "b", str(tmp_path / "eval")
-    record(train_dir, time="2026-01-01")
-    record(other, time="2026-01-02")
+    record(train_dir, time="2026-01-01T12:00:00+00:00")
+    record(other, time="2026-01-02T12:00:00+00:00")
     for _ in range(2):
         assert evaluation.own_folder(eval_dir, str(train_dir)) == eval_dir
         assert evaluation.own_folder(eval_dir, str(other)) == f"{eval_dir}-2"
@@ -406,7 +406,7 @@ def test_curves_of_two_runs_are_in_two_folders_and_those_of_a_run_that_was_moved
         )
     train_dir.rename(tmp_path / "moved")
     assert evaluation.own_folder(eval_dir, str(tmp_path / "moved")) == eval_dir
-    record(tmp_path / "moved", time="2026-01-03")  # begun anew in the same folder
+    record(tmp_path / "moved", time="2026-01-03T12:00:00+00:00")  # begun anew in the same folder
     assert evaluation.own_folder(eval_dir, str(tmp_path / "moved")) == f"{eval_dir}-3"
     found = [evaluation.own_folder(f"{eval_dir}-old", name) for name in ("/x", "/y", "/x")]  # runs without a record
     assert found == [f"{eval_dir}-old", f"{eval_dir}-old-2", f"{eval_dir}-old"]

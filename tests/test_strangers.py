@@ -3,15 +3,18 @@
 All cases are made here, from tables and from a generator with a seed, and run through the functions that read them.
 """
 
+import dataclasses
+import datetime
 import json
 import os
 import random
 
 import pytest
+from helpers import write_noise
 
-from cifar10 import serving, settings
+from cifar10 import errors, evaluation, serving, settings
 from cifar10.cluster import members
-from cifar10.data import datasets
+from cifar10.data import datasets, records
 from cifar10.errors import UserError
 from cifar10.runs import checkpoints, history
 
@@ -22,6 +25,7 @@ HASH = "0" * 64
 
 # {field of a run's record: values that no training writes there}.
 WRONG_IN_RECORD = {
+    "time": [*TEXTS, "now", "2026-01-31", "2026-01-31T12:00:00", "2026-13-31T12:00:00+00:00", "\uff12026-01-31"],
     "dataset": TEXTS,
     "model": TEXTS,
     "recipe": TEXTS,
@@ -76,6 +80,12 @@ NO_JSON = [
 ]
 IN_METRICS = {"step": 1, "images": "test", "precision": 0.5, "correct": 1, "of": 2}
 WRONG_IN_METRICS = [{"step": "1"}, {"images": 5}, {"images": "a\nb"}, {"correct": -1}, {"of": 0}, {"of": None}]
+OF_CONSOLE = {"time": "2026-01-31T12:00:00+00:00", "step": 1, "loss": 2.5}
+WRONG_OF_CONSOLE = [
+    *({"loss": value} for value in (None, True, "2.5", [2.5], float("nan"), float("inf"), 10**400)),
+    *({"step": value} for value in (None, -1, 0.5, "1", 10**19)),
+    *({"time": value} for value in (None, 5, "", "now", "2026-01-31T12:00:00", "a\nb")),
+]
 NO_STEPS = ["²", "٣", "10000000000000000000000", "-5", "007", "5.0", "1e3", "", "x", "5 ", "\uff15"]
 WORKERS = {"worker": ["a:1", "b:1"]}
 
@@ -114,7 +124,7 @@ def test_a_field_of_the_record_that_no_training_writes_is_named_with_its_line(tm
         write_record(tmp_path, {"event": "start", field: value})
         before = tree(tmp_path)
         with pytest.raises(UserError) as error:
-            history.recorded(str(tmp_path), field)
+            history.identity(str(tmp_path)) if field == "time" else history.recorded(str(tmp_path), field)
         assert told(error.value).startswith(f"{tmp_path / history.RECORD}: line 2: '{field}' is "), value
         assert tree(tmp_path) == before
 
@@ -153,6 +163,20 @@ def test_metrics_that_no_training_writes_are_told(tmp_path, content):
     (tmp_path / history.METRICS).write_bytes(b'{"step": 1, "loss": 2.5}\n' + line + b"\n")
     with pytest.raises(UserError) as error:
         history.evaluations(str(tmp_path))
+    assert told(error.value).startswith(f"{tmp_path / history.METRICS}: line 2")
+
+
+@pytest.mark.parametrize("content", NO_JSON + WRONG_OF_CONSOLE, ids=range(len(NO_JSON + WRONG_OF_CONSOLE)))
+def test_console_lines_that_no_training_writes_are_told(tmp_path, content):
+    """As the benchmark and the comparison read them."""
+    line = content if isinstance(content, bytes) else json.dumps({**OF_CONSOLE, **content}).encode()
+    good = json.dumps(OF_CONSOLE).encode()
+    (tmp_path / history.METRICS).write_bytes(good + b"\n" + json.dumps(IN_METRICS).encode() + b"\n")
+    noon = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
+    assert history.console_lines(str(tmp_path)) == {1: (2.5, noon)}
+    (tmp_path / history.METRICS).write_bytes(good + b"\n" + line + b"\n")
+    with pytest.raises(UserError) as error:
+        history.console_lines(str(tmp_path))
     assert told(error.value).startswith(f"{tmp_path / history.METRICS}: line 2")
 
 
@@ -254,7 +278,7 @@ def test_generated_content_is_right_or_told_in_one_line(tmp_path, seed):
     rng = random.Random(seed)
     outcomes = {"right": 0, "told": 0}
     for _ in range(60):
-        fields = {name: anything(rng) for name in rng.sample([*WRONG_IN_RECORD, "time", "event"], 5)}
+        fields = {name: anything(rng) for name in rng.sample([*WRONG_IN_RECORD, "event"], 5)}
         write_record(tmp_path, {"event": "start", **fields})
         changes = {name: anything(rng) for name in rng.sample(list(WRONG_IN_MANIFEST), 2)}
         write_manifest(tmp_path, **changes)
@@ -275,6 +299,26 @@ def test_generated_content_is_right_or_told_in_one_line(tmp_path, seed):
                 outcomes["told"] += 1
         assert tree(tmp_path) == before
     assert min(outcomes.values()) > 10
+
+
+def test_one_of_a_thing_is_in_the_singular(tmp_path, tiny, noise):
+    assert [errors.counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    with pytest.raises(UserError, match=r"^--num_examples=2: the data has only 1 image; give no more$"):
+        evaluation.Evaluator(noise.part(0, 1), 2, 1)
+    with pytest.raises(UserError, match=r"^--num_held_out=1: the data has only 1 training image; give fewer$"):
+        records.num_trained_on(dataclasses.replace(tiny, train_files=(("train.bin", 1),)), 1)
+    one = dataclasses.replace(tiny, train_files=(("data_batch_1.bin", 1),))
+    path = tmp_path / one.folder / "data_batch_1.bin"
+    write_noise(one, tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(b"\x0b" + content[1:])
+    with pytest.raises(UserError, match=r"record 0 has label 11, expected 0 to 9 \(1 such record\); "):
+        records.load(one, tmp_path, "train")
+    path.write_bytes(b"\0")
+    with pytest.raises(
+        UserError, match=r"expected 1 record of 3073 bytes = 3073 bytes, found 1 byte \(0 records and 1 b"
+    ):
+        records.load(one, tmp_path, "train")
 
 
 @pytest.mark.parametrize("name", [history.RECORD, datasets.MANIFEST])

@@ -6,6 +6,7 @@ What is already there is never replaced or deleted, whatever it holds; records.l
 import contextlib
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import sys
@@ -18,11 +19,11 @@ import zlib
 
 from cifar10.data import svhn, synthetic
 from cifar10.data.datasets import CLASS_NAMES_FILE, SPLITS
-from cifar10.errors import DataError, refuse_scheme
-from cifar10.machine import locks, terminal
+from cifar10.errors import DataError, counted, refuse_scheme
+from cifar10.machine import files, locks, terminal
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as lost
-LEAST_RATE = 1000  # bytes/s over that time, below which it counts as lost, too
+LEAST_RATE = 1000  # bytes/s over that time, headers included, below which it counts as lost, too
 ATTEMPTS = 5  # requests before a download is given up
 BACKOFF = 1.0  # seconds before the second request; each further wait is twice as long
 CHUNK = 1 << 16  # bytes read at a time, so at most this much is lost with a connection
@@ -154,13 +155,13 @@ def _archive(dataset, archive, data_dir, url, sha256):
 
 
 def _stamp(size, sha256):
-    return f"sha256 {sha256}" if size is None else f"{size} bytes, sha256 {sha256}"
+    return f"sha256 {sha256}" if size is None else f"{counted(size, 'byte')}, sha256 {sha256}"
 
 
 def _fault(path, size, sha256):
     """Returns what the file at path has and what it should have, or None if they are the same."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=files.regular) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     found = os.path.getsize(path)
@@ -206,6 +207,69 @@ def _receive(url, part, size):
             time.sleep(wait)
 
 
+class _Watched(io.RawIOBase):
+    """The bytes of a connection, of which LEAST_RATE must come.
+
+    A byte now and then is no silence, so that no timeout of a connection ends it; and it may be one of a header or of
+    the length of a chunk, which urllib reads to the end before it returns.
+    """
+
+    def __init__(self, raw):
+        super().__init__()
+        self._raw = raw
+        self._since = None  # when the first byte came, or the last look was taken
+        self._count = 0  # bytes since then
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        count = self._raw.readinto(buffer)
+        now = time.monotonic()
+        self._count += count
+        if self._since is None:
+            self._since = now
+        elif now - self._since > TIMEOUT:
+            if self._count < LEAST_RATE * TIMEOUT:
+                raise TimeoutError(f"less than {LEAST_RATE} bytes/s came in the last {TIMEOUT:g} s")
+            self._since, self._count = now, 0
+        return count
+
+    def close(self):
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that is _Watched, of a proxy, too."""
+
+    def __init__(self, sock, debuglevel=0, method=None, url=None):
+        super().__init__(sock, debuglevel, method, url)
+        self.fp = io.BufferedReader(_Watched(self.fp.detach()))
+
+
+class _HTTPConnection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPSConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(_HTTPConnection, request)
+
+
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(_HTTPSConnection, request)
+
+
+def _opener():
+    return urllib.request.build_opener(_HTTPHandler, _HTTPSHandler)
+
+
 def _request(url, part, size):
     """Makes one request for what `part` lacks and appends what comes."""
     start = os.path.getsize(part) if os.path.exists(part) else 0
@@ -214,7 +278,7 @@ def _request(url, part, size):
     with _network():
         request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
         try:
-            response = urllib.request.urlopen(request, timeout=TIMEOUT)
+            response = _opener().open(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and start:  # nothing follows what `part` holds; its hash tells whether that is right
@@ -233,7 +297,6 @@ def _request(url, part, size):
         done = start
         with open(part, "ab" if start else "wb") as file, _progress(part.removesuffix(".part"), total) as show:
             show(done)
-            since, due = time.monotonic(), done + TIMEOUT * LEAST_RATE
             while True:
                 with _network():
                     chunk = response.read1(CHUNK)  # what there is, where `read` would wait for all of it
@@ -242,12 +305,8 @@ def _request(url, part, size):
                 file.write(chunk)
                 done += len(chunk)
                 show(done)
-                if time.monotonic() - since > TIMEOUT:
-                    if done < due:
-                        raise _FetchError(f"less than {LEAST_RATE} bytes/s came in the last {TIMEOUT:g} s")
-                    since, due = time.monotonic(), done + TIMEOUT * LEAST_RATE
     if total is not None and done < total and not (promised is None and _is_page(part)):
-        raise _FetchError(f"the connection ended after {done} of {total} bytes")
+        raise _FetchError(f"the connection ended after {done} of {counted(total, 'byte')}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar10.data import datasets, pictures
 from cifar10.data.pictures import EXTENSIONS
-from cifar10.errors import DataError
+from cifar10.errors import DataError, counted
 from cifar10.machine import terminal
 
 # What folders are called that hold the pictures to train or to test with, in any case.
@@ -245,7 +245,7 @@ def _read(sources):
     _report(failures, "unreadable pictures")
     if failures:
         be = "is" if len(failures) == 1 else "are"
-        print(f"{len(failures)} of {len(sources)} pictures cannot be read and {be} left out", flush=True)
+        print(f"{len(failures)} of {counted(len(sources), 'picture')} cannot be read and {be} left out", flush=True)
     return read, np.array(images, np.uint8).reshape(-1, datasets.HEIGHT, datasets.WIDTH, datasets.DEPTH)
 
 

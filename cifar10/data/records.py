@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from cifar10.data.datasets import DEPTH, HEIGHT, WIDTH
-from cifar10.errors import DataError, refuse_scheme
+from cifar10.errors import DataError, counted, refuse_scheme
 from cifar10.machine import files
 
 RECORDS_AT_ONCE = 1000  # read as they are, beside the arrays that they go to
@@ -151,7 +151,7 @@ def num_trained_on(dataset, num_held_out):
     count = dataset.num_examples("train")
     if num_held_out >= count:
         raise DataError(
-            f"--num_held_out={num_held_out}: there are only {count} training images; give a number below that"
+            f"--num_held_out={num_held_out}: the data has only {counted(count, 'training image')}; give fewer"
         )
     return count - num_held_out
 
@@ -165,8 +165,8 @@ def _check_size(path, count, dataset):
     if size != count * record_bytes:
         whole, rest = divmod(size, record_bytes)
         raise DataError(
-            f"{path}: expected {count} records of {record_bytes} bytes = {count * record_bytes} bytes, "
-            f"found {size} bytes ({whole} records and {rest} bytes); {dataset.remedy}"
+            f"{path}: expected {counted(count, 'record')} of {record_bytes} bytes = {count * record_bytes} bytes, "
+            f"found {counted(size, 'byte')} ({counted(whole, 'record')} and {counted(rest, 'byte')}); {dataset.remedy}"
         )
 
 
@@ -183,7 +183,8 @@ def _bad_labels(labels, dataset):
     if not bad.size:
         return ""
     return (
-        f"record {bad[0]} has label {labels[bad[0]]}, expected 0 to {dataset.num_classes - 1} ({bad.size} such records)"
+        f"record {bad[0]} has label {labels[bad[0]]}, expected 0 to {dataset.num_classes - 1} "
+        f"({counted(bad.size, 'such record')})"
     )
 
 

@@ -7,6 +7,8 @@ import sys
 
 import tensorflow.compat.v1 as tf
 
+from cifar10.errors import counted
+
 CPU_INFO = "/proc/cpuinfo"  # of Linux; elsewhere nothing is known of the CPU, and nothing is said
 
 
@@ -29,8 +31,8 @@ def of_towers(num_towers):
     count = num_gpus()
     if count >= num_towers:
         return [f"/gpu:{i}" for i in range(num_towers)]
-    where = f"on {count} of them in turn" if count else "on CPU devices"
-    print(f"--num_gpus={num_towers}: there are {count} GPUs; the towers are {where}", file=sys.stderr, flush=True)
+    how = "take turns" if count else "are on CPU devices"
+    print(f"--num_gpus={num_towers}: found {counted(count, 'GPU')}; the towers {how}", file=sys.stderr, flush=True)
     return [f"/gpu:{i % count}" if count else f"/cpu:{i}" for i in range(num_towers)]
 
 

@@ -3,8 +3,10 @@
 import os
 
 import tensorflow.compat.v1 as tf
+from google.protobuf.message import DecodeError
 
-from cifar10.errors import RunError
+from cifar10.errors import RunError, reason
+from cifar10.machine import files
 
 EVENTS = "events.out.tfevents."
 TAGS = ("console/loss", "Precision @ 1", "learning_rate")
@@ -31,11 +33,16 @@ def read(folder, tags):
     """Returns {tag: {step: value}} of the scalars in a folder's event files, in the order of their writing.
 
     As on TensorBoard, a run that was interrupted and goes on takes back what it wrote of later steps before.
+
+    Raises:
+      RunError: one of the files cannot be read, or holds no events.
     """
     curves = {tag: {} for tag in tags}
     for name in sorted(name for name in os.listdir(folder) if name.startswith(EVENTS)):
+        path = os.path.join(folder, name)
         try:
-            for event in tf.train.summary_iterator(os.path.join(folder, name)):
+            os.close(files.regular(path, os.O_RDONLY))
+            for event in tf.train.summary_iterator(path):
                 if event.session_log.status == tf.SessionLog.START:
                     curves = {tag: {s: v for s, v in curves[tag].items() if s < event.step} for tag in tags}
                 for value in event.summary.value:
@@ -43,6 +50,8 @@ def read(folder, tags):
                         curves[value.tag][event.step] = value.simple_value
         except tf.errors.DataLossError:
             continue  # what a run that was killed has not written to the end
+        except (OSError, tf.errors.OpError, DecodeError) as error:
+            raise RunError(f"{path}: cannot be read ({reason(error)}); move it away") from None
     return curves
 
 

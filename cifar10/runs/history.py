@@ -3,6 +3,7 @@
 The record is RECORD in train_dir, one line a start and a stop. The trainer writes it; evaluation and serving read it.
 """
 
+import datetime
 import os
 import platform
 import sys
@@ -60,9 +61,24 @@ def evaluations(train_dir):
     Raises:
       RunError: the metrics cannot be read, or hold what a training does not write.
     """
-    lines = [line for line in Journal(os.path.join(train_dir, METRICS)).lines() if "precision" in line[1]]
+    return _metrics(train_dir, "precision", ("step", "images", "correct", "of"))
+
+
+def console_lines(train_dir):
+    """Returns {step: (loss, time)}, a float and a datetime.datetime, of the console's lines in the metrics of the run.
+
+    Raises:
+      RunError: as of evaluations.
+    """
+    lines = _metrics(train_dir, "loss", ("step", "loss", "time"))
+    return {line["step"]: (line["loss"], datetime.datetime.fromisoformat(line["time"])) for line in lines}
+
+
+def _metrics(train_dir, mark, names):
+    """Returns those lines of the metrics, as dicts, that have the field `mark`, once the fields `names` are checked."""
+    lines = [line for line in Journal(os.path.join(train_dir, METRICS)).lines() if mark in line[1]]
     for line in lines:
-        for name in ("step", "images", "correct", "of"):
+        for name in names:
             _checked(train_dir, line, name, METRICS)
     return [values for _, values in lines]
 
@@ -146,6 +162,13 @@ def _is_text(value):
     return isinstance(value, str) and value.isprintable()
 
 
+def _is_time(value):
+    try:
+        return _is_text(value) and datetime.datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
 def _is_classes(value):
     return isinstance(value, list) and 0 < len(value) <= datasets.MAX_CLASSES and all(map(_is_text, value))
 
@@ -172,7 +195,8 @@ def _is_changed(value):
 
 # {name on record: (what it must be, in words; whether a value is that)}.
 _FIELDS = {
-    "time": ("a text", _is_text),
+    "time": ("a time with its zone, as in 2026-01-31T12:00:00+00:00", _is_time),
+    "loss": ("a finite float32", lambda value: type(value) in (int, float) and abs(value) < 2**128),
     "step": ("a number from 0 to 10^18", lambda value: _is_whole(value, 10**18)),
     "dataset": (f"one of {', '.join(datasets.NAMES)}", lambda value: value in datasets.NAMES),
     "classes": (f"a list of 1 to {datasets.MAX_CLASSES} printable names", _is_classes),

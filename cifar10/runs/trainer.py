@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import cifar10_input
 from cifar10.data import datasets, records
 from cifar10.data.source import Source
-from cifar10.errors import RunError
+from cifar10.errors import RunError, counted
 from cifar10.machine import devices, terminal
 from cifar10.network import optimizer
 from cifar10.runs import dashboards, history, initial, profiling
@@ -163,8 +163,8 @@ def prepare(step, data, recipe, options):
     examples = data.load()
     if step.global_batch_size > examples.count:
         print(
-            f"A batch of {step.global_batch_size} is more than the {examples.count} training images: each step sees "
-            "some of them several times",
+            f"A batch of {step.global_batch_size} is more than the {counted(examples.count, 'training image')}: each "
+            "step sees some of them several times",
             flush=True,
         )
     devices.set_process_threads(step.session_config())

@@ -141,11 +141,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
+        self.drip_bytes(self.server.body[:200])
+
+    def drip_headers(self):
+        self.drip_bytes(b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 200)
+
+    def drip_a_chunks_length(self):
+        self.drip_bytes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", at_once=True)
+        self.drip_bytes(b"1;" + b"x" * 200)
+
+    def drip_bytes(self, sent, at_once=False):
         with contextlib.suppress(OSError):  # of a client that has gone
-            for i in range(200):
-                self.wfile.write(self.server.body[i : i + 1])
-                self.wfile.flush()
+            for byte in [sent] if at_once else (sent[i : i + 1] for i in range(len(sent))):
+                self.wfile.write(byte)
                 time.sleep(0.05)
+
+    def late(self):
+        """Begins late, and in two parts, of which the second comes after TIMEOUT."""
+        for pause, sent in (
+            (0.8, b"HTTP/1.1 200 OK\r\n"),
+            (0.5, f"Content-Length: {len(self.server.body)}\r\n\r\n".encode()),
+            (0.1, self.server.body),
+        ):
+            time.sleep(pause)
+            self.wfile.write(sent)
 
     def gate(self):
         """Sends the second half only once the test says so."""
@@ -775,15 +794,35 @@ def test_interrupted_drawing_leaves_nothing(data_dir, monkeypatch):
 # --- what strangers bring ---
 
 
-def test_a_server_that_drips_is_given_up_and_its_bytes_are_kept(data_dir, server, small, monkeypatch):
-    """A byte now and then is no silence, so that no timeout of a connection ends it."""
+@pytest.mark.parametrize("mode", ["drip", "drip_headers", "drip_a_chunks_length"])
+def test_a_server_that_drips_is_given_up_and_its_bytes_are_kept(data_dir, server, small, monkeypatch, mode):
+    """A byte now and then is no silence, so that no timeout of a connection ends it: of the body, or before it."""
     monkeypatch.setattr(download, "ATTEMPTS", 2)
-    server.modes = ["drip"]
+    server.modes = [mode]
     begun = time.monotonic()
     assert "less than 1000 bytes/s came in the last 0.5 s" in refused(small, data_dir)
-    assert time.monotonic() - begun < 10
-    kept = server.part.read_bytes()
-    assert kept and WHOLE.startswith(kept)
+    assert time.monotonic() - begun < 5  # all of it takes 10 s, and is there twice
+    assert len(server.ranges) == 2
+    if mode == "drip":
+        kept = server.part.read_bytes()
+        assert kept and WHOLE.startswith(kept)
+    else:
+        assert not server.part.exists() or server.part.read_bytes() == b""
+
+
+def test_a_server_that_takes_its_time_before_it_answers_is_not_given_up(data_dir, server, small, monkeypatch):
+    """The rate counts from the first byte on; before that there is the timeout of a connection."""
+    monkeypatch.setattr(download, "TIMEOUT", 1.0)
+    server.modes = ["late"]
+    download.ensure(small, data_dir)
+    assert tree(data_dir) == DONE and server.ranges == [None]
+
+
+def test_a_pipe_in_the_place_of_the_archive_is_told_at_once(data_dir, server, small):
+    data_dir.mkdir()
+    os.mkfifo(data_dir / TARBALL)
+    assert refused(small, data_dir).endswith(f"{data_dir / TARBALL}: it is no regular file")
+    assert server.ranges == []
 
 
 def test_a_data_dir_one_folder_too_deep_is_told(data_dir, server, small):

@@ -97,18 +97,25 @@ def test_the_count_of_the_users_own_files_is_what_they_hold(own, tmp_path):
     assert records.num_trained_on(found, 8) == 60
 
 
-@pytest.mark.parametrize("size", [0, 1, 3072, 3073 * 5 + 1], ids=["empty", "a byte", "no whole one", "one cut off"])
-def test_the_users_own_files_must_be_whole_and_nobody_is_told_to_delete_them(own, tmp_path, size):
+@pytest.mark.parametrize(
+    ("size", "expected", "found"),
+    [
+        (0, "1 record of 3073 bytes = 3073 bytes", "0 bytes (0 records and 0 bytes)"),
+        (1, "1 record of 3073 bytes = 3073 bytes", "1 byte (0 records and 1 byte)"),
+        (3072, "1 record of 3073 bytes = 3073 bytes", "3072 bytes (0 records and 3072 bytes)"),
+        (3073 * 5 + 1, "5 records of 3073 bytes = 15365 bytes", "15366 bytes (5 records and 1 byte)"),
+    ],
+    ids=["empty", "a byte", "no whole one", "one cut off"],
+)
+def test_the_users_own_files_must_be_whole_and_nobody_is_told_to_delete_them(own, tmp_path, size, expected, found):
     dataset, _ = own
     path = path_of(dataset, tmp_path, "data_batch_4.bin")
     with open(path, "rb+") as file:
         file.truncate(size)
-    count = max(1, size // 3073)
     with pytest.raises(DataError) as error:
         records.load(dataset, tmp_path, "train")
     assert str(error.value) == (
-        f"{path}: expected {count} records of 3073 bytes = {count * 3073} bytes, found {size} bytes "
-        f"({size // 3073} records and {size % 3073} bytes); it is not the published file: mend it, or choose another "
+        f"{path}: expected {expected}, found {found}; it is not the published file: mend it, or choose another "
         "--data_dir"
     )
 

@@ -28,8 +28,9 @@ def test_bfloat16_units_are_told_from_the_cpus_flags(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("num_gpus", "expected", "said"),
     [
-        (0, ["/cpu:0", "/cpu:1", "/cpu:2"], "there are 0 GPUs; the towers are on CPU devices"),
-        (2, ["/gpu:0", "/gpu:1", "/gpu:0"], "there are 2 GPUs; the towers are on 2 of them in turn"),
+        (0, ["/cpu:0", "/cpu:1", "/cpu:2"], "found 0 GPUs; the towers are on CPU devices"),
+        (1, ["/gpu:0", "/gpu:0", "/gpu:0"], "found 1 GPU; the towers take turns"),
+        (2, ["/gpu:0", "/gpu:1", "/gpu:0"], "found 2 GPUs; the towers take turns"),
         (3, ["/gpu:0", "/gpu:1", "/gpu:2"], None),
         (4, ["/gpu:0", "/gpu:1", "/gpu:2"], None),
     ],

@@ -353,5 +353,5 @@ def test_held_out_images_are_not_trained_on_later(synthetic_dir, tmp_path):
 def test_some_images_must_be_left_to_train_on(synthetic_dir, tmp_path):
     with pytest.raises(DataError) as caught:
         train(synthetic_dir, tmp_path / "train", num_held_out=10_000, max_steps=1)
-    assert str(caught.value) == ("--num_held_out=10000: there are only 10000 training images; give a number below that")
+    assert str(caught.value) == ("--num_held_out=10000: the data has only 10000 training images; give fewer")
     assert not (tmp_path / "train").exists()

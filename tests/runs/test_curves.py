@@ -1,10 +1,12 @@
 """Curves of runs without TensorBoard."""
 
+import os
 import re
 import sys
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 from cifar10_plot import run as plot
 from helpers import evaluate, run_script, train
 from PIL import Image
@@ -41,6 +43,21 @@ def test_an_event_file_that_was_cut_short_is_read_as_far_as_it_goes(folder):
     (first, _) = sorted(folder.glob("events.*"))
     first.write_bytes(first.read_bytes()[:-9])
     assert curves.read(str(folder), ["console/loss"])["console/loss"][10] == 3.0
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "other records"])
+def test_an_event_file_that_is_none_is_told_at_once(folder, kind):
+    path = str(folder / "events.out.tfevents.1.mine")
+    if kind == "other records":
+        with tf.io.TFRecordWriter(path) as file:
+            file.write(b"\xff no event")
+    else:
+        {"pipe": os.mkfifo, "folder": os.mkdir}[kind](path)
+    with pytest.raises(RunError) as error:
+        curves.read(str(folder), ["console/loss"])
+    message = str(error.value)
+    assert message.startswith(f"{path}: cannot be read (") and message.endswith("; move it away")
+    assert len(message.splitlines()) == 1
 
 
 def test_the_points_of_an_svg_are_the_values(folder, tmp_path):

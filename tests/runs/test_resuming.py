@@ -7,12 +7,13 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import assert_equal_to_the_last_bit, final, recorded_losses, run_script, train
+from helpers import assert_equal_to_the_last_bit, final, recorded_losses, run_script, save_network, train
 
 from cifar10 import settings
 from cifar10.machine import devices, signals
 from cifar10.network import loss_scaling
 from cifar10.runs import checkpoints, history, hooks
+from cifar10.runs import run as run_module
 from cifar10.runs.journal import Journal
 
 MOMENTUM = {f"{name}/Momentum": shape for name, shape in published.VARIABLES.items()}
@@ -143,6 +144,33 @@ def test_what_a_run_goes_on_with_otherwise_is_said_and_on_record(synthetic_dir, 
     )
     start = Journal(str(tmp_path / history.RECORD)).last(event="start")
     assert (start["batch_size"], start["recipe"], start["max_steps"], start["seed"]) == (8, "fast", 4, 7)
+
+
+# {name on record: (what a line calls it, before, now)}
+SAID = {
+    "batch_size": ("images a step", 16, 8),
+    "recipe": ("recipe", "tutorial", "fast"),
+    "hyper_parameters": ("hyper-parameters", "the recipe's", "momentum 0.5"),
+    "max_steps": ("last step", 9, 12),
+    "seed": ("seed", 0, 7),
+    "lrn": ("--lrn", "op", "matmul"),
+    "conv": ("--conv", "op", "winograd"),
+    "use_fp16": ("--use_fp16", False, True),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_each_difference_to_the_run_before_is_said(tmp_path, capsys, name):
+    save_network(tmp_path, [5])
+    start = {each: before for each, (_, before, _) in SAID.items()} | {"learning_rate": "0.1"}
+    what, before, now = SAID[name]
+    for description in (start, start, {**start, name: now}):
+        capsys.readouterr()
+        with run_module.Run(str(tmp_path), description=description):
+            pass
+    assert capsys.readouterr().out == (
+        f"{tmp_path}: goes on from step 5 with {what} {now} (before: {before}); learning rate: 0.1\n"
+    )
 
 
 DEFAULTS = {

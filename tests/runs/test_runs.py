@@ -367,8 +367,15 @@ def test_a_run_on_other_images_of_the_same_name_is_not_continued(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_convolution_of_nan_is_noticed_at_the_next_line(tiny, tmp_path, monkeypatch):
-    """With all of conv1 NaN the loss is finite on CPUs: pooling drops NaN, and a fused rectifier makes 0 of it."""
+@pytest.mark.parametrize(
+    ("log_frequency", "name", "noticed"), [(2, "conv1/weights", 4), (0, "conv1/weights", 5), (3, "conv2/biases", 3)]
+)
+def test_a_convolution_of_nan_is_noticed_at_the_next_line(tiny, tmp_path, monkeypatch, log_frequency, name, noticed):
+    """With all of conv1 NaN the loss is finite on CPUs: pooling drops NaN, and a fused rectifier makes 0 of it.
+
+    In any variable, and as soon where the console has no lines.
+    """
+    monkeypatch.setattr(hooks, "UNLOGGED_STEPS", 5)
     write_noise(tiny, tmp_path)
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
     losses = []
@@ -377,24 +384,21 @@ def test_a_convolution_of_nan_is_noticed_at_the_next_line(tiny, tmp_path, monkey
     def spoil(self, step, results):
         losses.append(float(results["loss"]))
         if step == 3:
-            (kernel,) = [variable for variable in tf.trainable_variables() if variable.op.name == "conv1/weights"]
+            (variable,) = [variable for variable in tf.trainable_variables() if variable.op.name == name]
             with self._session.graph.as_default():
-                kernel.load(np.full(kernel.shape, np.nan), self._session)
+                variable.load(np.full(variable.shape, np.nan), self._session)
         after_step(self, step, results)
 
     monkeypatch.setattr(hooks.ConsoleHook, "after_step", spoil)
     flags = {"dataset": "cifar10", "conv": "op", "save_summaries_steps": 0, "max_steps": 9, "batch_size": 16}
-    for log_frequency in (2, 5):
-        losses.clear()
-        train_dir = tmp_path / f"train{log_frequency}"
-        with pytest.raises(RunError) as error:
-            train(tmp_path, train_dir, log_frequency=log_frequency, **flags)
-        step = {2: 4, 5: 5}[log_frequency]
-        assert str(error.value) == (
-            f"step {step}: conv1/weights is not finite at learning rate 0.1; training diverged. The last good "
-            f"checkpoint is {train_dir}/model.ckpt-0"
-        )
-        assert np.isfinite(losses).all() and len(losses) == step + 1
+    train_dir = tmp_path / "train"
+    with pytest.raises(RunError) as error:
+        train(tmp_path, train_dir, log_frequency=log_frequency, **flags)
+    assert str(error.value) == (
+        f"step {noticed}: {name} is not finite at learning rate 0.1; training diverged. The last good "
+        f"checkpoint is {train_dir}/model.ckpt-0"
+    )
+    assert np.isfinite(losses).all() and len(losses) == noticed + 1
 
 
 @pytest.mark.slow
@@ -407,13 +411,31 @@ def test_a_run_in_a_folder_with_brackets_is_continued_evaluated_and_exported(tin
         train(tmp_path, train_dir, dataset="cifar10", max_steps=max_steps, recipe="fast")
     assert [start["step"] for start in record(train_dir) if start["event"] == "start"] == [0, 1]
     assert sorted(recorded_losses(train_dir)) == [0, 1, 2]
+    train(tmp_path, train_dir, dataset="cifar10", max_steps=4, recipe="fast", keep_checkpoints=1)
+    kept = {name.partition(".ckpt-")[2] for name in os.listdir(train_dir) if ".ckpt-" in name}
+    assert {name.partition(".")[0] for name in kept} == {"4"}  # with their companions
     (result,) = evaluate(tmp_path, train_dir, tmp_path / "eval [1]", dataset=None, num_examples=20)
-    assert result.step == 3
+    assert result.step == 4
     path = serving.find_checkpoint(None, str(train_dir))
     network = serving.TrainedNetwork(path, serving.class_names(None, "/missing", path))
     serving.Predictor(network).close()
     serving.export(network, str(tmp_path / "export [1]"))
     assert (tmp_path / "export [1]" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("name", ["a*b", "a?b", "[ab]", "a[b", "a]b", "a\\b", "{a,b}"])
+def test_a_checkpoint_is_read_below_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    with tf.Graph().as_default(), tf.Session() as session:
+        step = tf.get_variable("global_step", initializer=np.int64(5))
+        session.run(tf.global_variables_initializer())
+        checkpoints.save(checkpoints.savers(), session, str(folder), 5, keep=1)
+        session.run(step.assign(6))
+        checkpoints.save(checkpoints.savers(), session, str(folder), 6, keep=1)
+    assert checkpoints.newest_readable(str(folder)) == f"{folder}/model.ckpt-6"
+    assert checkpoints.global_step(f"{folder}/model.ckpt-6") == 6
+    assert checkpoints.paths(str(folder)) == [f"{folder}/model.ckpt-6"]
 
 
 @pytest.mark.slow

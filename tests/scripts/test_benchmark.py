@@ -1,6 +1,7 @@
 """The benchmark's arithmetic and its processes; how fast anything is, no test asserts."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -153,6 +154,13 @@ def test_a_peer_that_is_not_installed_is_listed(monkeypatch, capsys, tmp_path):
 def test_a_contender_that_fails_is_named(tmp_path):
     (tmp_path / "start.npz").write_bytes(b"")
     with pytest.raises(RunError, match=r"^fixed_batch, keras float32 failed: EOFError"):
+        cifar10_benchmark.Worker("fixed_batch", "keras float32", {"shared_dir": str(tmp_path)})
+
+
+def test_a_contender_that_says_something_else_is_named(tmp_path, monkeypatch):
+    """As one whose library prints a line of its own."""
+    monkeypatch.setattr(sys, "executable", shutil.which("echo"))
+    with pytest.raises(RunError, match=r"^fixed_batch, keras float32 failed: /.*benchmark_peers\.py keras float32 /"):
         cifar10_benchmark.Worker("fixed_batch", "keras float32", {"shared_dir": str(tmp_path)})
 
 

@@ -132,6 +132,31 @@ def test_every_script_of_the_manual_can_be_called_by_its_path():
         assert os.access(path, os.X_OK) and path.read_text().startswith("#!/usr/bin/env python3\n"), path
 
 
+def test_a_reader_is_told_how_to_call_and_change_the_code_and_to_port_a_fork():
+    for text, told in (
+        (README, "source .venv/bin/activate"),
+        (README, ".venv/bin/cifar10_train.py"),
+        (README, "pip install -e '.[test]'"),
+        (README, "cifar10.FLAGS.batch_size = "),
+        (TEXTS["scripts/README.md"], "import tensorflow.compat.v1 as tf"),
+        (TEXTS["scripts/README.md"], "In a folder with a `cifar10.py` of its own"),
+        (TEXTS["scripts/README.md"], "`tf.contrib"),
+    ):
+        assert told in text, told
+
+
+def test_examples_that_show_a_curve_save_and_evaluate_often():
+    """Where a training is watched: with the defaults a curve of its precision would have two points."""
+    watching = re.split(r"^## ", README, flags=re.MULTILINE)
+    watching = [part for part in watching if part.startswith("Train, evaluate, watch")]
+    watching += [block for block in blocks(LESSON, "bash") if "tensorboard --logdir" in block]
+    assert len(watching) >= 2
+    for part in watching:
+        assert "--save_checkpoint_steps=500" in part
+        evaluations = re.findall(r"^cifar10_eval\.py .*&$", part, re.MULTILINE) or [part]
+        assert all("--eval_interval_secs=0" in each for each in evaluations), part
+
+
 def test_exactly_two_commands_set_up():
     assert len(re.findall(r"^python3 -m venv", README, re.MULTILINE)) == 2
 
