@@ -28,10 +28,13 @@ LAYOUT = {
     "Learning": {
         "Precision @ 1": ["Precision @ 1"],
         "Total loss: averaged from 0 on, and raw as on the console": ["total_loss", "console/loss"],
-        "Parts of the loss, averaged from 0 on": ["cross_entropy", ".*weight_loss"],
+        "Cross entropy, averaged from 0 on": ["cross_entropy"],
+        "Weight decay, averaged from 0 on": [".*weight_loss"],
         "Learning rate": ["learning_rate"],
     },
-    "Layers": {"Sparsity: fraction of activations that are 0": [".*/sparsity"]},
+    "Layers: sparsity, the fraction of activations that are 0": {
+        f"sparsity, {layer}": [f"{layer}/sparsity"] for layer in recipes.LAYERS
+    },
     "Speed": {
         "Examples/sec": ["console/examples_per_sec"],
         "Sec/batch": ["console/sec_per_batch"],

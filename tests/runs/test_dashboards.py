@@ -96,8 +96,9 @@ def test_training_and_evaluation_write_one_layout_whose_charts_all_have_tags(log
     shown = {tag for chart in charts.values() for matches in chart for tag in matches}
     assert not [tag for tag in shown if "(" in tag]
     assert {tag for tag in shown if tag.startswith("recall/")} == {f"recall/{name}" for name in CLASSES}
-    for title, chart in charts.items():  # each class alone on its chart, where a run has one colour
-        assert not title.startswith(("recall", "precision")) or [len(tags) for tags in chart] in ([0], [1]), title
+    # Each class and each layer is alone on its chart, where a run has one colour.
+    alone = [chart for title, chart in charts.items() if title.startswith(("recall, ", "precision, ", "sparsity, "))]
+    assert len(alone) == 2 * len(CLASSES) + 5 and all(len(chart) == 1 and len(chart[0]) <= 1 for chart in alone)
     assert tags - shown == {tag for tag in tags if "(raw)" in tag} | {"global_step/sec"}
 
 
