@@ -279,14 +279,18 @@ def _banded_lrn(values):
     x = tf.reshape(values, [-1, channels])
     # A bias_add, because TensorFlow fuses that with the product; in float32, because 1 + alpha x^2 B needs its digits.
     n = tf.nn.bias_add(tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32), tf.ones([channels]))
-    root = tf.rsqrt(n)
-    scale = tf.cast(root * tf.sqrt(root), x.dtype)
+
+    def scale(n):
+        root = tf.rsqrt(n)
+        return tf.cast(root * tf.sqrt(root), x.dtype)
 
     def gradient(upstream):
         dy = tf.reshape(upstream, [-1, channels])
-        # Not from y, which nothing else needs by now: so it takes no memory until then.
-        scaled = dy * scale
+        # Of the forward pass only x and n take memory until now. Without the dependency TensorFlow's graph optimizer
+        # would keep the scale as well, instead of computing it anew.
+        with tf.control_dependencies([upstream]):
+            scaled = dy * scale(tf.identity(n))
         dx = scaled + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, scaled * x / tf.cast(n, x.dtype))
         return tf.reshape(dx, tf.shape(upstream))
 
-    return tf.reshape(x * scale, tf.shape(values)), gradient
+    return tf.reshape(x * scale(n), tf.shape(values)), gradient
