@@ -1,5 +1,6 @@
 """What layers are made of: variables, products, pooling, local response normalization."""
 
+import functools
 import zlib
 
 import numpy as np
@@ -81,30 +82,39 @@ def output(parts, name, shown=False):
     return parts
 
 
-def convolve(x, kernel, biases, kind="auto"):
+def convolve(parts, kernel, biases, kind="auto"):
     """Convolves with stride 1 and padding, adds biases, and rectifies.
 
     Args:
-      x: [n, h, w, c], of any floating type.
+      parts: micro-batches x, [n, h, w, c] each, of any floating type.
       kernel: float32 [taps, taps, c, filters].
       biases: float32 [filters].
       kind: 'op' is tf.nn.conv2d, which computes in the type of x; 'winograd' computes the same in float32 with fewer
         multiplications (D18) wherever winograd.suits; 'auto' is 'winograd' where that is faster: see _convolution_kind.
 
     Returns:
-      [n, h, w, filters], of the type of x.
+      The list of micro-batches [n, h, w, filters], of the type of x.
     """
-    kernel = tf.convert_to_tensor(kernel)
+    x, kernel = parts[0], tf.convert_to_tensor(kernel)
     if kind == "auto":
         kind = _convolution_kind(x.dtype)
     if kind == "winograd" and winograd.suits(x, kernel):
         # Half precision rounds more than a coarser tile does.
         tile = winograd.TILE if x.dtype == tf.float32 else winograd.COARSE_TILE
-        conv = winograd.convolve(tf.cast(x, tf.float32), kernel, tile)
-        return tf.cast(tf.nn.relu(tf.nn.bias_add(conv, biases)), x.dtype)
+        convolution = winograd.Convolution(x.shape, kernel.shape, tile, tf.float32)
+
+        def compute(x, filters, biases):
+            conv = convolution.compute(tf.cast(x, tf.float32), filters)
+            return tf.cast(tf.nn.relu(tf.nn.bias_add(conv, biases)), x.dtype)
+
+        return microbatches.each(compute, parts, kernel, biases, prepare=convolution.prepare)
+
+    def compute_by_op(x, kernel, biases):
+        conv = tf.nn.conv2d(x, kernel, [1, 1, 1, 1], padding="SAME")
+        return tf.nn.relu(add_biases(conv, tf.cast(biases, x.dtype)))
+
     add_biases = _add_biases if kind == "winograd" and x.dtype == tf.float32 else tf.nn.bias_add
-    conv = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), [1, 1, 1, 1], padding="SAME")
-    return tf.nn.relu(add_biases(conv, tf.cast(biases, x.dtype)))
+    return microbatches.each(compute_by_op, parts, kernel, biases, prepare=cast_to(x.dtype))
 
 
 @tf.custom_gradient
@@ -116,6 +126,11 @@ def _add_biases(x, biases):
         return upstream, tf.reshape(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows), [-1])
 
     return tf.nn.bias_add(x, biases), gradient
+
+
+def cast_to(dtype):
+    """Returns the function that casts what all micro-batches have in common to the type that they compute in."""
+    return functools.partial(tf.cast, dtype=dtype)
 
 
 def _convolution_kind(dtype):
@@ -264,14 +279,18 @@ def _banded_lrn(values):
     x = tf.reshape(values, [-1, channels])
     # A bias_add, because TensorFlow fuses that with the product; in float32, because 1 + alpha x^2 B needs its digits.
     n = tf.nn.bias_add(tf.cast(times_band(LRN_ALPHA, tf.square(x)), tf.float32), tf.ones([channels]))
-    root = tf.rsqrt(n)
-    scale = tf.cast(root * tf.sqrt(root), x.dtype)
+
+    def scale(n):
+        root = tf.rsqrt(n)
+        return tf.cast(root * tf.sqrt(root), x.dtype)
 
     def gradient(upstream):
         dy = tf.reshape(upstream, [-1, channels])
-        # Not from y, which nothing else needs by now: so it takes no memory until then.
-        scaled = dy * scale
+        # Of the forward pass only x and n take memory until now. Without the dependency TensorFlow's graph optimizer
+        # would keep the scale as well, instead of computing it anew.
+        with tf.control_dependencies([upstream]):
+            scaled = dy * scale(tf.identity(n))
         dx = scaled + x * times_band(-2.0 * LRN_ALPHA * LRN_BETA, scaled * x / tf.cast(n, x.dtype))
         return tf.reshape(dx, tf.shape(upstream))
 
-    return tf.reshape(x * scale, tf.shape(values)), gradient
+    return tf.reshape(x * scale(n), tf.shape(values)), gradient

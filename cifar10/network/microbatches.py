@@ -42,9 +42,22 @@ def split(batch, size):
         return tf.split(batch, [size] * whole + [rest] * bool(rest))
 
 
-def each(compute, microbatches, *variables):
-    """Returns [compute(microbatch, *variables) for each micro-batch]; the variables' gradients are a pairwise_sum."""
-    copies = [_copies(tf.convert_to_tensor(variable), len(microbatches)) for variable in variables]
+def each(compute, microbatches, *variables, prepare=None):
+    """Computes each micro-batch; the variables' gradients are a pairwise_sum.
+
+    Args:
+      compute: function (micro-batch, *variables) -> tensor.
+      microbatches: list of tensors.
+      variables: what all micro-batches have in common.
+      prepare: None, or a function of the first variable, computed once, that returns what `compute` gets in its place.
+
+    Returns:
+      [compute(micro-batch, *variables) for each micro-batch].
+    """
+    copies = [
+        _copies(tf.convert_to_tensor(variable), len(microbatches), None if i else prepare)
+        for i, variable in enumerate(variables)
+    ]
     return [compute(*arguments) for arguments in zip(microbatches, *copies, strict=True)]
 
 
@@ -63,15 +76,24 @@ def pairwise_sum(tensors):
     return tensors[0]
 
 
-def _copies(value, n):
-    """Returns n tensors equal to value, [value] itself if n is 1; the gradient is the pairwise_sum of theirs."""
+def _copies(value, n, prepare=None):
+    """Returns n tensors equal to prepare(value), or value; the gradient is the pairwise_sum of theirs."""
+    prepare = prepare or tf.convert_to_tensor
     if n == 1:
-        return [value]
+        return [prepare(value)]
 
     # Left to itself, TensorFlow adds the gradients of a tensor's uses in the order in which it meets them, which is not
     # the same in one tower of 128 and in two of 64. So each micro-batch uses a copy of its own, and the sum is ours.
+    # The gradients go through `prepare` one by one before they are added, for the same reason.
     @tf.custom_gradient
     def copy(value):
-        return [tf.identity(value) for _ in range(n)], lambda *upstream: pairwise_sum(upstream)
+        prepared = prepare(value)
+
+        def gradient(*upstream):
+            if prepared is not value:
+                upstream = [tf.gradients(prepared, value, of_copy)[0] for of_copy in upstream]
+            return pairwise_sum(upstream)
+
+        return [tf.identity(prepared) for _ in range(n)], gradient
 
     return copy(value)

@@ -67,7 +67,8 @@ def _tutorial(network, x):
     for name, size in (("local3", 384), ("local4", 192)):
         with tf.variable_scope(name):
             kernel = weights([x[0].shape[1:].num_elements(), size], stddev=0.04, weight_decay=0.004)
-            x = microbatches.each(layers.connect_and_rectify, x, kernel, layers.biases([size], 0.1))
+            biases = layers.biases([size], 0.1)
+            x = microbatches.each(layers.connect_and_rectify, x, kernel, biases, prepare=layers.cast_to(network.dtype))
             x = layers.output(x, name, shown=True)
     with tf.variable_scope("softmax_linear"):
         return _logits(x, weights([192, network.num_classes], stddev=1 / 192.0))
@@ -90,7 +91,7 @@ def _cuda_convnet(network, x):
         with tf.variable_scope(name):
             kernel = weights([height, width, 9 * depth, filters], stddev=0.04, weight_decay=0.004)
             biases = layers.biases([height, width, filters], 0.0)
-            x = microbatches.each(layers.connect_locally, x, kernel, biases)
+            x = microbatches.each(layers.connect_locally, x, kernel, biases, prepare=layers.cast_to(network.dtype))
             x = layers.output(x, name, shown=True)
         depth = filters
     with tf.variable_scope("softmax_linear"):
@@ -129,8 +130,7 @@ def _convolutions(network, x, weights, stddevs, biases):
     def convolve(x, name, depth, stddev, bias):
         with tf.variable_scope(name):
             kernel = weights([5, 5, depth, 64], stddev=stddev)
-            compute = functools.partial(layers.convolve, kind=network.conv)
-            x = microbatches.each(compute, x, kernel, layers.biases([64], bias))
+            x = layers.convolve(x, kernel, layers.biases([64], bias), network.conv)
             return layers.output(x, name, shown=True)
 
     def pool(x, name):

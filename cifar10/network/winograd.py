@@ -63,24 +63,46 @@ def convolve(x, kernel, tile=TILE):
     Returns:
       [batch, height, width, filters].
     """
-
-    @tf.custom_gradient
-    def convolution(x, kernel):
-        at_points = _TwoAxes(x.shape, kernel.shape, tile, x.dtype)
-        inputs, filters = at_points.of_input(x), at_points.of_filter(kernel)
-
-        def gradient(upstream):
-            outputs = at_points.of_output_gradient(upstream)
-            return (
-                at_points.input_gradient(tf.linalg.matmul(outputs, filters, transpose_b=True)),
-                at_points.filter_gradient(tf.linalg.matmul(inputs, outputs, transpose_a=True)),
-            )
-
-        return at_points.output(tf.linalg.matmul(inputs, filters)), gradient
-
-    return convolution(x, kernel)
+    convolution = Convolution(x.shape, kernel.shape, tile, x.dtype)
+    return convolution.compute(x, convolution.prepare(kernel))
 
 
+class Convolution:
+    """`convolve` in two steps, of which the first one, on the filters alone, is the same for all micro-batches."""
+
+    def __init__(self, images_shape, kernel_shape, tile, dtype):
+        self._at_points = _TwoAxes(images_shape, kernel_shape, tile, dtype)
+
+    def prepare(self, kernel):
+        """Returns the filters' values at the points: [taps, taps, channels, filters] -> [n n, channels, filters]."""
+
+        @tf.custom_gradient
+        def transform(kernel):
+            return self._at_points.of_filter(kernel), self._at_points.filter_gradient
+
+        return transform(kernel)
+
+    def compute(self, x, filters):
+        """Convolves [batch, height, width, channels] with what `prepare` returns."""
+
+        @tf.custom_gradient
+        def convolution(x, filters):
+            inputs = self._at_points.of_input(x)
+
+            def gradient(upstream):
+                outputs = self._at_points.of_output_gradient(upstream)
+                of_filters = tf.linalg.matmul(inputs, outputs, transpose_a=True)
+                # One after the other, so that the inputs are gone when as much memory is needed for their gradient.
+                with tf.control_dependencies([of_filters]):
+                    of_inputs = tf.linalg.matmul(outputs, filters, transpose_b=True)
+                return self._at_points.input_gradient(of_inputs), of_filters
+
+            return self._at_points.output(tf.linalg.matmul(inputs, filters)), gradient
+
+        return convolution(x, filters)
+
+
+@functools.lru_cache
 def matrices(outputs, taps):
     """Returns A' [outputs, n], G [n, taps] and B' [n, n] of the docstring above, float64, n = outputs + taps - 1."""
     n = outputs + taps - 1

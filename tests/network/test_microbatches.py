@@ -50,6 +50,24 @@ def test_sums_are_of_pairs_neighbours_first(graph, values, expected):
         assert session.run(tf.gradients(products, shared)[0])[0] == expected
 
 
+def test_what_is_prepared_is_prepared_once_and_its_gradients_are_added_unprepared(graph):
+    """In bfloat16, of 8 bits, 1 + 2^-9 is 1; the sum is of float32, as if each micro-batch had cast the variable."""
+    prepared = []
+
+    def prepare(variable):
+        prepared.append(tf.cast(variable, tf.bfloat16))
+        return prepared[-1]
+
+    shared = tf.get_variable("shared", initializer=np.ones(1, np.float32), use_resource=True)
+    parts = [tf.constant([value], tf.bfloat16) for value in (1.0, 2.0**-9)]
+    products = microbatches.each(lambda x, w: x * w, parts, shared, prepare=prepare)
+    gradient = tf.gradients(products, shared)[0]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        assert session.run(gradient)[0] == 1.0 + 2.0**-9
+    assert len(prepared) == 1
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])
 def test_micro_batches_give_the_logits_and_gradients_of_the_whole_batch(dtype, tolerance):
     results = []

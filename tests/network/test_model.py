@@ -189,7 +189,7 @@ def test_locally_connected_is_a_convolution_where_its_filters_are_tied_and_not_w
         weights[2, 3] += 1.0
     local = layers.connect_locally(tf.constant(x), tf.constant(weights), tf.constant(np.tile(biases, [6, 6, 1])))
     with tf.Session() as session:
-        found, expected = session.run([local, layers.convolve(tf.constant(x), kernel, biases)])
+        found, expected = session.run([local, *layers.convolve([tf.constant(x)], kernel, biases)])
     different = ~np.isclose(found, expected, atol=1e-4).all(axis=(0, 3))
     assert list(zip(*np.nonzero(different), strict=True)) == ([] if tied else [(2, 3)])
 

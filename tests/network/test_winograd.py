@@ -172,6 +172,41 @@ def test_it_suits_square_filters_of_many_channels(graph, image, kernel, expected
     assert winograd.suits(tf.placeholder(tf.float32, image), tf.placeholder(tf.float32, kernel)) is expected
 
 
+def peak_bytes(metadata):
+    """Returns the most memory that a traced step's tensors take at one time."""
+    events = sorted(
+        (record.alloc_micros, record.alloc_bytes)
+        for device in metadata.step_stats.dev_stats
+        for node in device.node_stats
+        for memory in node.memory
+        for record in memory.allocation_records
+    )
+    return np.cumsum([size for _, size in events]).max()
+
+
+def test_a_gradient_takes_no_more_memory_than_two_transformed_tensors(graph):
+    """Not three: of the inputs, of the gradient of outputs, and of the gradient of inputs."""
+    batch, height, width, channels, filters, _ = 32, 12, 12, 64, 64, 5
+    transformed = 4 * 64 * (height // 4 * width // 4 * batch) * channels  # bytes, of 64 points a tile
+    x, kernel, dy = (
+        tf.get_variable(name, shape, use_resource=True)
+        for name, shape in (
+            ("x", [batch, height, width, channels]),
+            ("kernel", [5, 5, channels, filters]),
+            ("dy", [batch, height, width, filters]),
+        )
+    )
+    y = winograd.convolve(x, kernel)
+    # The gradient of the outputs depends on them, as in a network.
+    gradients = [tf.reduce_sum(gradient) for gradient in tf.gradients(y, [x, kernel], dy * y)]
+    metadata = tf.RunMetadata()
+    with tf.Session(config=tf.ConfigProto(inter_op_parallelism_threads=1)) as session:
+        session.run(tf.global_variables_initializer())
+        session.run(gradients)
+        session.run(gradients, options=tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE), run_metadata=metadata)
+    assert 2 * transformed < peak_bytes(metadata) < 2.9 * transformed
+
+
 def ops(graph):
     return {op.type for op in graph.get_operations()}
 
@@ -191,7 +226,7 @@ def ops(graph):
 def test_auto_is_what_is_faster(graph, monkeypatch, kind, dtype, has_gpu, has_amx, fewer_multiplications):
     monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
     monkeypatch.setattr(devices, "cpu_has_amx", lambda: has_amx)
-    y = layers.convolve(tf.zeros([2, 12, 12, 16], dtype), tf.zeros([5, 5, 16, 16]), tf.zeros([16]), kind)
+    (y,) = layers.convolve([tf.zeros([2, 12, 12, 16], dtype)], tf.zeros([5, 5, 16, 16]), tf.zeros([16]), kind)
     assert ("Conv2D" not in ops(graph)) == fewer_multiplications
     assert y.dtype == dtype and y.shape == [2, 12, 12, 16]
 
@@ -209,7 +244,7 @@ def test_a_layer_and_its_gradients_are_the_same_either_way(channels, dtype):
     for kind in ("op", "winograd"):
         with tf.Graph().as_default(), tf.Session() as session:
             arguments = [tf.constant(value) for value in (x, kernel, biases)]
-            y = layers.convolve(tf.cast(arguments[0], dtype), *arguments[1:], kind)
+            (y,) = layers.convolve([tf.cast(arguments[0], dtype)], *arguments[1:], kind)
             gradients = tf.gradients(y, arguments, tf.constant(dy, dtype))
             results.append(session.run([tf.cast(y, tf.float32), *gradients]))
     for by_op, found in zip(*results, strict=True):
