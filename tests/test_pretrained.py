@@ -78,7 +78,9 @@ def test_what_cannot_be_packed_is_refused(tmp_path):
 def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("train")
     save_network(directory, [4, 5])
-    (directory / "runs.jsonl").write_text('{"event": "start", "time": "then", "dataset": "synthetic"}\n')
+    (directory / "runs.jsonl").write_text(
+        '{"event": "start", "time": "2026-11-28T12:00:00+00:00", "dataset": "synthetic"}\n'
+    )
     return str(directory / "model.ckpt-5")
 
 
