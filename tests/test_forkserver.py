@@ -12,7 +12,7 @@ from helpers import SCRIPTS, arguments, assert_equal_to_the_last_bit, final
 
 # What a script finds, printed; {end} is how it ends.
 PROBE = """
-import atexit, os, random, signal, sys, threading
+import atexit, os, signal, sys, threading
 atexit.register(print, "at the end")
 print(__name__, __file__, sys.argv, sys.orig_argv, sys.path, os.getcwd(), sorted(os.environ.items()), sep="\\n")
 print(repr(sys.stdin.read()), [stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)])
@@ -82,6 +82,7 @@ def test_a_training_in_a_fork_is_one_in_a_process_of_its_own(synthetic_dir, tmp_
     assert_equal_to_the_last_bit(values, expected_values)
 
 
+@pytest.mark.slow
 def test_forks_run_side_by_side_and_are_killed_one_by_one(tmp_path):
     path = tmp_path / "sleep.py"
     path.write_text("import time\ntime.sleep(60)\n")

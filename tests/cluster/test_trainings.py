@@ -17,20 +17,20 @@ from processes import alive, cluster_flags, free_addresses, metrics, starts
 
 pytestmark = pytest.mark.slow
 STEPS = 50
-MEDIUM = {"batch_size": 64, "microbatch_size": 32, "max_steps": STEPS, "save_summaries_steps": 20}
+MEDIUM = {"batch_size": 32, "microbatch_size": 16, "max_steps": STEPS, "save_summaries_steps": 20}
 
 
 @pytest.fixture(scope="module")
 def one(synthetic_dir, tmp_path_factory):
-    """The train_dir of one process with batches of 128, and what it printed."""
+    """The train_dir of one process with batches of 64, and what it printed."""
     train_dir = tmp_path_factory.mktemp("one") / "train"
-    flags = arguments(synthetic_dir, train_dir, **{**MEDIUM, "batch_size": 128})
+    flags = arguments(synthetic_dir, train_dir, **{**MEDIUM, "batch_size": 64})
     return train_dir, run_script("cifar10_train", *flags, check=0).stdout
 
 
 @pytest.fixture(scope="module")
 def two(synthetic_dir, tmp_path_factory):
-    """The train_dir of two workers with 64 each, and what they printed."""
+    """The train_dir of two workers with 32 each, and what they printed."""
     train_dir = tmp_path_factory.mktemp("two") / "train"
     flags = cluster_flags(synthetic_dir, train_dir, **MEDIUM, local_workers=2)
     return train_dir, run_script("cifar10_distributed_train", *flags, check=0).stdout
@@ -41,7 +41,7 @@ def losses(train_dir):
 
 
 def test_two_workers_train_as_one_process_does_to_the_last_bit(one, two):
-    """2 workers x 64 and 1 x 128, left to themselves for 50 steps; the checkpoint has the tutorial's tensors only."""
+    """2 workers x 32 and 1 x 64, left to themselves for 50 steps; the checkpoint has the tutorial's tensors only."""
     np.testing.assert_allclose(losses(two[0]), losses(one[0]), rtol=1e-6)  # a mean of means may round
     assert losses(two[0])[-1] < losses(two[0])[0] - 0.05  # it does learn, so that equality means something
     expected = final(one[0])
@@ -52,8 +52,8 @@ def test_two_workers_train_as_one_process_does_to_the_last_bit(one, two):
 def test_the_chief_prints_the_tutorials_line_for_all_workers(two):
     lines = [re.match(published.CONSOLE_LINE, line) for line in two[1].splitlines()]
     assert [int(line[1]) for line in lines] == list(range(STEPS))
-    for line in lines:  # examples/sec is 2 * 64 / duration, and sec/batch is duration / 2
-        assert_product_of_speeds(line, 64)
+    for line in lines:  # examples/sec is 2 * 32 / duration, and sec/batch is duration / 2
+        assert_product_of_speeds(line, 32)
 
 
 OF_THE_CONSOLE_AND_THE_CLOCK = ("console/", "global_step/sec", "input/wait_ms")

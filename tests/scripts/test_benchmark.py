@@ -97,6 +97,7 @@ def start(synthetic_dir, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_ours_the_tutorial_and_keras_compute_the_same_and_the_samples_are_written(benchmark):
     """By their second loss, also the same gradients and update."""
     table, report = benchmark
@@ -116,6 +117,7 @@ def losses_of_ours(benchmark):
     return benchmark[1]["modes"]["fixed_batch"]["contenders"]["ours float32"]["losses"]
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_numpy(benchmark, start):
     """The published text, written out in NumPy."""
     values = dict(np.load(start))
