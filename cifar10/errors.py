@@ -46,6 +46,8 @@ def refuse_scheme(name, path):
 
 def reason(error):
     """Returns the first line of an error's message, which in TensorFlow may run over many."""
+    if hasattr(error, "node_def") and type(error.__context__) is type(error):
+        error = error.__context__  # the op's own, before a session put lines on where its node was defined in front
     text = getattr(error, "strerror", None) or str(getattr(error, "message", error))
     return (text.strip().splitlines() or [type(error).__name__])[0]
 

@@ -22,6 +22,8 @@ from cifar10.version import __version__
 
 WITH_TENSORFLOW = ("train_dir", "checkpoint_dir", "checkpoint", "eval_dir", "export_dir")  # paths that it opens
 
+MAX_INTEGER = 2**63 - 1  # of an int64, as which TensorFlow takes numbers
+
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
 flags.DEFINE_boolean(
@@ -254,8 +256,6 @@ def define_hyper_parameter_flags():
         lower_bound=0.0,
         upper_bound=1.0,
     )
-    for name in ("learning_rate", "momentum", "weight_decay", "num_epochs", "label_smoothing"):
-        flags.register_validator(name, lambda value: value is None or value == value, message="give a number, not NaN")
     flags.DEFINE_boolean("jitter", None, "Give images another brightness and contrast.")
     flags.DEFINE_boolean("random_crops", None, "Crop images anywhere, not at the centre.")
     flags.DEFINE_string(
@@ -320,12 +320,34 @@ def define_serving_flags():
     flags.DEFINE_boolean("list_classes", False, "Print the classes that the network knows, a line each, and end.")
 
 
+def _refuse_no_numbers(script):
+    """Lets parsing refuse, in each flag of a script, NaN, which no bound keeps out, and what no int64 holds."""
+    for flag in flags.FLAGS.get_key_flags_for_module(script):
+        if flag.flag_type() == "float":
+            flags.register_validator(flag.name, lambda value: value is None or value == value, "give a number, not NaN")
+        elif flag.flag_type() == "int":
+            flags.register_validator(
+                flag.name, lambda value: value is None or abs(value) <= MAX_INTEGER, f"give at most {MAX_INTEGER}"
+            )
+
+
 def _is_utf8(text):
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _refuse_lost_folder(name, path):
+    """Ends the program if a relative path leads nowhere, as the folder that the shell is in was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit(
+            f"{os.path.basename(sys.argv[0])}: --{name}={path}: the current folder is not there any more; change to "
+            "another one, or give a whole path"
+        )
 
 
 class _HelpFlag(app.HelpFlag):
@@ -374,6 +396,7 @@ def main(run, positionals=None, complete=None):
     flags.FLAGS.set_gnu_getopt(positionals is not None)
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         flags.FLAGS.register_key_flag_for_module(script, flag)  # so that --help shows them
+    _refuse_no_numbers(script)
 
     def with_values(argv):
         tf.logging.set_verbosity(tf.logging.ERROR)  # which app.run has set to INFO
@@ -387,6 +410,8 @@ def main(run, positionals=None, complete=None):
             values[name] = os.path.expanduser(values[name])
             if name in WITH_TENSORFLOW and not _is_utf8(values[name]):
                 raise app.UsageError(f"flag --{name}={values[name]!a}: is not UTF-8, as TensorFlow needs a path")
+            if not os.path.isabs(values[name]):
+                _refuse_lost_folder(name, values[name])
         if positionals is not None:
             if len(argv) < 2 and not values.get("list_classes"):
                 raise app.UsageError(f"no {positionals}: name at least one")

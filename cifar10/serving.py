@@ -109,13 +109,14 @@ def or_pretrained(values, given):
     return values | {"checkpoint": PRETRAINED}
 
 
-def find_checkpoint(checkpoint, checkpoint_dir):
+def find_checkpoint(checkpoint, checkpoint_dir, flag="checkpoint"):
     """Returns the path of the checkpoint that the flags of these names mean.
 
     Args:
       checkpoint: None; or `…/model.ckpt-<step>`, or the path of one of its files, as the shell completes it; or a
         folder in place of checkpoint_dir; or PRETRAINED.
       checkpoint_dir: a train_dir, of which the newest readable checkpoint is meant; or PRETRAINED.
+      flag: the one that `checkpoint` comes from, for the message.
 
     Raises:
       RunError: there is none.
@@ -124,13 +125,16 @@ def find_checkpoint(checkpoint, checkpoint_dir):
     if checkpoint and not os.path.isdir(checkpoint):
         path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", checkpoint)
         if not os.path.isfile(checkpoints.file(path)):
-            raise RunError(f"No checkpoint file {path}.index; give --checkpoint as …/{checkpoints.NAME}-<step>")
+            raise RunError(f"No checkpoint file {path}.index; give --{flag} as …/{checkpoints.NAME}-<step>")
         return path
     directory = checkpoint or checkpoint_dir
     with contextlib.redirect_stdout(sys.stderr):  # warnings, which do not belong among the predictions
         path = checkpoints.newest_readable(directory)
     if path is None:
-        raise RunError(f"No checkpoint file found in {directory}; train first, or choose another --checkpoint_dir")
+        remedy = f"choose another --{flag if checkpoint else 'checkpoint_dir'}"
+        if checkpoints.paths(directory):
+            raise RunError(f"{directory}: none of its checkpoints can be read; {remedy}")
+        raise RunError(f"No checkpoint file found in {directory}; train first, or {remedy}")
     return path
 
 

@@ -11,7 +11,7 @@ from cifar10.errors import RunError
 from cifar10.evaluation import Evaluator
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
-from cifar10.runs import history
+from cifar10.runs import checkpoints, history, run
 from cifar10.runs.run import RunOptions
 from cifar10.runs.trainer import TrainingData
 from cifar10.validation import Validation
@@ -44,6 +44,8 @@ def continued(values, given):
     """
     if values["restart"] or not values.get("local_workers", True):  # on other machines there may be no record
         return values
+    if checkpoints.paths(values["train_dir"]):  # before other images are downloaded for nothing
+        run.refuse_other(values["train_dir"], {name: values.get(name) for name in given})
     on_record = {name: history.recorded(values["train_dir"], name) for name in (*CONTINUED, "batch_size")}
     slices = values.get("num_gpus") or values.get("local_workers") or 1
     if (on_record["batch_size"] or 0) % slices:
@@ -116,7 +118,7 @@ def training(values):
     recipe = _recipe(values)
     validation = _validation(values, data, network)
     if values.get("init_from"):
-        values["init_from"] = serving.find_checkpoint(values["init_from"], None)
+        values["init_from"] = serving.find_checkpoint(values["init_from"], None, "init_from")
     for name in values.keys() - {field.name for field in dataclasses.fields(RunOptions)}:
         raise RunError(f"--{name}: there is no such flag; cifar10_train.py --help lists them")
     return Training(network, data, recipe, RunOptions(**values), validation)

@@ -277,8 +277,9 @@ def main(argv):
     except UserError as error:
         sys.exit(f"{os.path.basename(script)}: {error}")
     except SyntaxError as error:
+        line = "" if error.lineno is None else f", line {error.lineno}"  # of a file that is no text there is none
         sys.exit(
-            f"cifar10.v1: {error.filename}, line {error.lineno}: {error.msg}; if that is Python 2, convert it first, "
+            f"cifar10.v1: {error.filename or script}{line}: {error.msg}; if that is Python 2, convert it first, "
             "for instance with 2to3"
         )
 

@@ -24,6 +24,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,8 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 import benchmark_peers
 import tensorflow.compat.v1 as tf
@@ -286,6 +289,8 @@ def run(**options):
         with tf.Graph().as_default():
             benchmark_peers.serve(lambda: WORKERS[mode][name](data, options))
         return
+    if options["json"]:
+        _write(options["json"], "a", "")  # fails before hours of measurements rather than after them
     download.ensure(data, options["data_dir"])
     with tempfile.TemporaryDirectory() as shared_dir:
         options["shared_dir"] = shared_dir
@@ -298,7 +303,15 @@ def run(**options):
     if options["json"]:
         report = {key: options[key] for key in ("dataset", "batch_size", "repetitions", "steps")} | describe()
         report["modes"] = {mode: result for mode, result in results.items() if result}
-        pathlib.Path(options["json"]).write_text(json.dumps(report, indent=1) + "\n")
+        _write(options["json"], "w", json.dumps(report, indent=1) + "\n")
+
+
+def _write(path, mode, text):
+    try:
+        with open(path, mode) as file:
+            file.write(text)
+    except OSError as error:
+        raise RunError(f"--json={path}: cannot be written ({error.strerror}); choose another file") from None
 
 
 def is_pattern(text):
@@ -315,7 +328,9 @@ def define_flags():
     absl_flags.DEFINE_string("json", None, "File for all samples, medians, ratios and versions.")
     absl_flags.DEFINE_string("worker", None, "Internal: <mode>/<contender>, to be measured on command from stdin.")
     absl_flags.DEFINE_string("shared_dir", None, "Internal: the folder of what the workers share.")
-    absl_flags.register_validator("modes", lambda modes: set(modes) <= set(MODES), f"choose from {','.join(MODES)}")
+    absl_flags.register_validator(
+        "modes", lambda modes: modes and set(modes) <= set(MODES), f"choose from {','.join(MODES)}"
+    )
     absl_flags.register_validator("contenders", is_pattern, "this is not a regular expression")
 
 

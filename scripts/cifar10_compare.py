@@ -14,6 +14,7 @@ as users run it; a repetition runs one after the other. The table has for each o
 import os
 import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -31,7 +34,7 @@ from cifar10.data import datasets, download
 from cifar10.errors import RunError
 from cifar10.runs import checkpoints, history
 
-SETUP = r"(one|(\d+)towers|(\d+)workers(\+ring)?)"
+SETUP = r"(one|([1-9]\d*)towers|([1-9]\d*)workers(\+ring)?)"
 SKIPPED_STEPS = 10  # before the clock runs
 NET_DEV = "/proc/net/dev"  # of Linux; elsewhere the bytes are not known
 

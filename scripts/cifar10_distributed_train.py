@@ -9,10 +9,13 @@ prints, and saves to --train_dir. An evaluator does what cifar10_eval.py does.
 
 import dataclasses
 import os
+import signal
 import sys
 
 # What TensorFlow says of itself is of no use, but for what --log_device_placement asks for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if "--log_device_placement" in sys.argv else "2")
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 import cifar10_eval
 import cifar10_train

@@ -6,8 +6,11 @@ It waits for new checkpoints in --checkpoint_dir and evaluates each, beside the 
 
 import inspect
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 from absl import flags as absl_flags
 

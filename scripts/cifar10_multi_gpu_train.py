@@ -7,10 +7,13 @@ Where there are no GPUs, the towers are on CPU devices.
 """
 
 import os
+import signal
 import sys
 
 # What TensorFlow says of itself is of no use, but for what --log_device_placement asks for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if "--log_device_placement" in sys.argv else "2")
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 from absl import flags as absl_flags
 

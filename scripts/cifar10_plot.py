@@ -6,8 +6,11 @@ smoothing.
 """
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 from absl import flags as absl_flags
 
@@ -17,6 +20,7 @@ from cifar10.runs import curves
 
 def run(*, folders, out, tags):
     """Draws; the parameters are the flags, and the list of folders."""
+    curves.refuse_without_ending(out)
     found = curves.find([os.path.expanduser(folder) for folder in folders])
     shared = os.path.commonpath(map(os.path.abspath, found))
     if shared in map(os.path.abspath, found):  # it shall have a name as well

@@ -10,9 +10,12 @@ Exif orientation is followed. Of an animation the first frame counts. Transparen
 
 import collections
 import os
+import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or TensorFlow adds a warning of its own to each unreadable picture
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 from absl import flags as absl_flags
 

@@ -9,11 +9,14 @@ import collections
 import multiprocessing
 import os
 import re
+import signal
 import statistics
 import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags

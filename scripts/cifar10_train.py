@@ -6,10 +6,13 @@ Stop it when you like: started again, it continues the run in --train_dir.
 """
 
 import os
+import signal
 import sys
 
 # What TensorFlow says of itself is of no use, but for what --log_device_placement asks for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if "--log_device_placement" in sys.argv else "2")
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until flags.main takes it: no traceback out of an import
 
 from cifar10 import flags, settings
 from cifar10.network.steps import OneDevice

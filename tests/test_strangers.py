@@ -5,18 +5,26 @@ All cases are made here, from tables and from a generator with a seed, and run t
 
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import random
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
-from helpers import write_noise
+import tensorflow.compat.v1 as tf
+from helpers import SCRIPTS, environment, run_script, save_network, write_images, write_noise
 
-from cifar10 import errors, evaluation, serving, settings
+from cifar10 import errors, evaluation, flags, serving, settings
 from cifar10.cluster import members
-from cifar10.data import datasets, records
+from cifar10.data import datasets, importing, pictures, records
 from cifar10.errors import UserError
+from cifar10.machine import ports, terminal
 from cifar10.runs import checkpoints, history
+from cifar10.runs.run import Run
 
 DEEP = "[" * 100_000 + "]" * 100_000
 NUMBERS = [-1, 0.5, 10**12, 10**19, 10**400, float("inf"), float("nan"), True, "7", "²", [7], {"n": 7}]
@@ -332,3 +340,168 @@ def test_a_pipe_in_the_place_of_a_file_is_told_at_once(tmp_path, name):
         else:
             datasets.named(datasets.IMAGES, str(tmp_path))
     told(error.value)
+
+
+NO_INT64 = "99999999999999999999"
+TRAIN = ("--dataset=synthetic", "--train_dir=run")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (
+            "import_images",
+            ["--images_dir=.", "--test_fraction=nan"],
+            "flag --test_fraction=nan: give a number, not NaN",
+        ),
+        ("distributed_train", ["--hang_secs=nan"], "flag --hang_secs=nan: give a number, not NaN"),
+        ("train", ["--momentum=nan"], "flag --momentum=nan: give a number, not NaN"),
+        ("train", [f"--batch_size={NO_INT64}"], f"flag --batch_size={NO_INT64}: give at most 9223372036854775807"),
+        ("eval", [f"--num_examples={NO_INT64}"], f"flag --num_examples={NO_INT64}: give at most 9223372036854775807"),
+        ("compare", ["--setups=0towers"], "flag --setups=['0towers']: write them as one, 2towers, 2workers or"),
+        ("benchmark", ["--modes="], "flag --modes=[]: choose from end_to_end,fixed_batch,"),
+        (
+            "benchmark",
+            ["--json=missing/file"],
+            "--json=missing/file: cannot be written (No such file or directory); ch",
+        ),
+        ("plot", ["--out=curves", "."], "--out=curves: does not say what to write; end it in .png or .svg"),
+        ("plot", ["--out=", "."], "--out=: does not say what to write; end it in .png or .svg"),
+        ("train", [*TRAIN, "--init_from=missing"], "No checkpoint file missing.index; give --init_from as …/model.ck"),
+        (
+            "train",
+            [*TRAIN, "--init_from=."],
+            "No checkpoint file found in .; train first, or choose another --init_from",
+        ),
+    ],
+)
+def test_a_flag_that_cannot_be_meant_is_told_before_anything_is_done(tmp_path, script, arguments, message):
+    process = run_script(f"cifar10_{script}", *arguments, check=1, cwd=str(tmp_path))
+    assert message in process.stderr and "Traceback" not in process.stderr
+    assert tree(tmp_path) == {}
+
+
+def test_a_report_that_is_there_outlives_a_benchmark_that_fails(tmp_path):
+    (tmp_path / "report").write_text("hours of measurements")
+    arguments = ("--dataset=images", f"--data_dir={tmp_path}", f"--json={tmp_path}/report")
+    run_script("cifar10_benchmark", *arguments, check=1)
+    assert (tmp_path / "report").read_text() == "hours of measurements"
+
+
+def test_a_relative_path_in_a_folder_that_was_removed_is_told(monkeypatch):
+    def lost():
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", lost)
+    with pytest.raises(SystemExit, match=r": --train_dir=run: the current folder is not there any more; change to ano"):
+        flags._refuse_lost_folder("train_dir", "run")
+
+
+def test_standard_streams_that_are_closed_are_missed_by_nobody(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not terminal.is_there()
+    with pytest.raises(UserError, match=r"^-: standard input is closed; give it a picture, as in < FILE$"):
+        pictures.load("-")
+
+
+def test_a_signal_while_a_script_imports_ends_it_without_a_traceback(tmp_path):
+    """The imports, which take seconds, are here modules that say when they are reached, and wait."""
+    for name in ("absl", "cifar10", "numpy", "tensorflow"):
+        (tmp_path / f"{name}.py").write_text("import time\nprint('reached', flush=True)\ntime.sleep(60)\n")
+    values = environment() | {"PYTHONPATH": str(tmp_path)}
+    for script in sorted(SCRIPTS.glob("cifar10_*.py")):
+        process = subprocess.Popen(
+            [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=values
+        )
+        assert process.stdout.readline() == "reached\n", script
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (-signal.SIGINT, ""), script
+
+
+def test_an_import_that_another_one_outruns_says_so_and_leaves_it(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / "pictures" / name / f"{i}.png")
+    monkeypatch.setattr(importing, "_report_duplicates", lambda *_: write_images(str(tmp_path), ["his", "hers"]))
+    folder = tmp_path / datasets.IMAGES_FOLDER
+    with pytest.raises(UserError, match=rf"^{folder}: is there already; move it away, or choose another --data_dir$"):
+        importing.write(importing.of_folder(str(tmp_path / "pictures")), str(tmp_path), None, 0, True)
+    assert datasets.named(datasets.IMAGES, str(tmp_path)).class_names == ("his", "hers")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [datasets.IMAGES_FOLDER, "pictures"]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_pipe_in_the_place_of_a_record_file_is_told(tmp_path, tiny, make):
+    write_noise(tiny, tmp_path)
+    path = records.paths(tiny, tmp_path, "train")[0]
+    os.remove(path)
+    make(path)
+    with pytest.raises(UserError, match=rf"^{path}: is no regular file; "):
+        records.load(tiny, tmp_path, "train")
+
+
+def test_a_checkpoint_of_strings_is_of_another_network(tmp_path, graph):
+    """As TensorFlow 2 writes them, and a SavedModel's variables are."""
+    path = str(tmp_path / "ckpt-1")
+    checkpoints._write(path, {"_CHECKPOINTABLE_OBJECT_GRAPH": b"\n\0", "v/.ATTRIBUTES/VARIABLE_VALUE": 1.0})
+    assert checkpoints.fault(path) is None
+    assert serving.find_checkpoint(None, str(tmp_path)) == path
+    expected = {"conv1/biases": tf.get_variable("conv1/biases", [64])}
+    assert checkpoints.difference(path, expected).startswith("of another network: conv1/biases is not there; ")
+
+
+def test_checkpoints_none_of_which_can_be_read_are_not_called_missing(tmp_path):
+    (tmp_path / "model.ckpt-5.index").write_bytes(b"damaged")
+    for named, flag in (((None, str(tmp_path)), "checkpoint_dir"), ((str(tmp_path), None, "init_from"), "init_from")):
+        with pytest.raises(UserError) as error:
+            serving.find_checkpoint(*named)
+        assert told(error.value) == f"{tmp_path}: none of its checkpoints can be read; choose another --{flag}"
+
+
+def test_another_data_set_is_refused_before_it_is_looked_for(tmp_path):
+    """So that none is downloaded for a run that cannot go on with it."""
+    values = {"restart": False, "train_dir": str(tmp_path), "dataset": "cifar100", "model": "tutorial"}
+    write_record(tmp_path, {"event": "start", "dataset": "images", "model": "tutorial"})
+    assert settings.continued(values, {"dataset"})["dataset"] == "cifar100"  # it has saved nothing yet
+    (tmp_path / "model.ckpt-5.index").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"^{tmp_path}: was trained with --dataset=images, not cifar100; choose that"):
+        settings.continued(values, {"dataset"})
+    assert settings.continued(values, {"model"})["dataset"] == "images"
+    assert settings.continued(values | {"restart": True}, {"dataset"})["dataset"] == "cifar100"
+
+
+def test_a_run_that_goes_on_says_that_init_from_is_for_a_new_one(tmp_path, capsys):
+    save_network(tmp_path / "run", [5])
+    write_record(tmp_path / "run", {"event": "start", "init_from": f"{tmp_path}/first"})
+    for init_from, said in (
+        (f"{tmp_path}/run/../first", ""),
+        (
+            f"{tmp_path}/other",
+            f"{tmp_path}/run: goes on with its own weights; --init_from={tmp_path}/other is for a new",
+        ),
+    ):
+        with Run(str(tmp_path / "run"), description={"init_from": init_from, "learning_rate": "0.1"}):
+            assert capsys.readouterr().out.partition(" run: choose")[0] == said
+
+
+def test_the_reason_of_a_sessions_error_is_the_ops_own(tmp_path, graph):
+    with tf.Session() as session, pytest.raises(tf.errors.OpError) as error:
+        session.run(tf.raw_ops.ReadFile(filename=str(tmp_path / "missing")))
+    assert errors.reason(error.value) == f"{tmp_path / 'missing'}; No such file or directory"
+
+
+def test_more_workers_than_the_machine_has_ports_are_told(monkeypatch):
+    def refuse():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with (
+        pytest.raises(UserError, match=r"^9 workers: too many for this machine \(Too many open files\); start fewer$"),
+        ports.reserved(9),
+    ):
+        pass

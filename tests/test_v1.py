@@ -267,6 +267,7 @@ def test_modules_beside_the_script_go_before_ours(tmp_path):
     ("script", "message"),
     [
         ("print 'step'\n", "their_script.py, line 1: Missing parentheses"),
+        ("print(1)\0\n", "their_script.py: source code string cannot contain null bytes"),
         (
             "import tensorflow as tf\ntf.contrib.crf.crf\n",
             "tensorflow.contrib.crf: neither is it in today's",
@@ -277,7 +278,7 @@ def test_modules_beside_the_script_go_before_ours(tmp_path):
             "their_script.py: IMAGE_SIZE = 40: no crop of images of 32x32 has that size; give one from 1 to 32",
         ),
     ],
-    ids=["Python 2", "what is not served", "a user's error"],
+    ids=["Python 2", "no text", "what is not served", "a user's error"],
 )
 def test_what_cannot_be_run_is_said_in_a_line(tmp_path, small_dir, script, message):
     _, errors = run(tmp_path, script.replace("DATA", repr(small_dir)), check=1)

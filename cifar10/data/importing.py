@@ -155,7 +155,7 @@ def write(sources, data_dir, test_fraction=None, seed=0, flip=True):
     """
     folder = os.path.join(data_dir, datasets.IMAGES_FOLDER)
     if os.path.lexists(folder):
-        raise DataError(f"{folder}: is there already; move it away, or choose another --data_dir")
+        raise _is_there(folder)
     if test_fraction is not None and any(source.split for source in sources):
         raise DataError(f"--test_fraction={test_fraction}: the folders train and test say which is which; leave it out")
     if test_fraction in (0.0, 1.0):
@@ -185,8 +185,14 @@ def write(sources, data_dir, test_fraction=None, seed=0, flip=True):
             _write(os.path.join(staged, datasets.MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
             os.rename(staged, folder)
     except OSError as error:
+        if os.path.lexists(folder):  # of another import, which has ended meanwhile
+            raise _is_there(folder) from None
         raise DataError(f"Cannot fill {folder}: {error.filename or data_dir}: {error.strerror or error}") from error
     return datasets.named(datasets.IMAGES, data_dir)
+
+
+def _is_there(folder):
+    return DataError(f"{folder}: is there already; move it away, or choose another --data_dir")
 
 
 def _folders(path):

@@ -163,6 +163,8 @@ def load(name, crop="central"):
 def _opened(name):
     """Returns a file, or what standard input holds, as a binary file; the caller closes it."""
     if name == STDIN:
+        if sys.stdin is None:
+            raise DataError(f"{STDIN}: standard input is closed; give it a picture, as in < FILE")
         return io.BytesIO(sys.stdin.buffer.read(MAX_BYTES + 1))
     try:
         mode = os.stat(name).st_mode

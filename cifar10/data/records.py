@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import stat
 
 import numpy as np
 
@@ -158,10 +159,12 @@ def num_trained_on(dataset, num_held_out):
 
 def _check_size(path, count, dataset):
     try:
-        size = os.path.getsize(path)
+        found = os.stat(path)
     except OSError as error:
         raise DataError(f"Failed to find file: {path} ({error.strerror}); put it there, or choose --data_dir") from None
-    record_bytes = dataset.record_bytes
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: is no regular file; {dataset.remedy}")
+    size, record_bytes = found.st_size, dataset.record_bytes
     if size != count * record_bytes:
         whole, rest = divmod(size, record_bytes)
         raise DataError(

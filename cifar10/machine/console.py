@@ -55,6 +55,16 @@ class Console:
 
 
 def install():
-    """Puts a Console in front of standard output and standard error, where there are any."""
-    sys.stdout = sys.stdout and Console(sys.stdout)
-    sys.stderr = sys.stderr and Console(sys.stderr)
+    """Puts a Console in front of standard output and standard error. What is closed of them, as by `2>&-`, is nowhere.
+
+    A number that is free would be that of the next file opened, into which TensorFlow would write its warnings.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = Console(sys.stdout or _nowhere())
+    sys.stderr = Console(sys.stderr or _nowhere())
+
+
+def _nowhere():
+    return open(os.devnull, "w")

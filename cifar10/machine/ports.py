@@ -125,9 +125,16 @@ def answers(address, timeout_secs=1.0):
 
 @contextlib.contextmanager
 def reserved(count):
-    """Yields so many free ports of 127.0.0.1, which no other program is given meanwhile, but one may listen at."""
+    """Yields so many free ports of 127.0.0.1, which no other program is given meanwhile, but one may listen at.
+
+    Raises:
+      ClusterError: there are not so many.
+    """
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        try:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        except OSError as error:
+            raise ClusterError(f"{count} workers: too many for this machine ({error.strerror}); start fewer") from None
         for each in sockets:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.bind(("127.0.0.1", 0))

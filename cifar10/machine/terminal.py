@@ -12,7 +12,7 @@ FIRST_SECS = 1.0  # before what is left can be told
 
 def is_there():
     """Returns whether somebody is looking."""
-    return sys.stderr.isatty()
+    return bool(sys.stderr) and sys.stderr.isatty()
 
 
 def say(line):

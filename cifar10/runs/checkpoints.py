@@ -161,7 +161,7 @@ def fault(path):
     try:
         with reader(path) as found:
             for name in sorted(found.get_variable_to_shape_map()):
-                value = found.get_tensor(name)
+                value = np.asarray(found.get_tensor(name))  # a string, as TensorFlow 2 saves one, is bytes
                 if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
                     return f"{name} holds values that are not finite"
                 if name == "global_step" and not np.array_equal(value, _named_step(path, value)):
@@ -350,8 +350,9 @@ def savers():
     """Builds what saves the current graph's variables: the global ones in checkpoints, the local ones beside them."""
     checkpoint = tf.train.Saver(max_to_keep=0)  # save itself deletes what is too old
     local = tf.local_variables()
+    companion = [*local, tf.train.get_global_step()]  # with the step, by which one of another checkpoint is known
     with tf.name_scope("save/"):  # with its slash, so that entering it again continues it
-        return Savers(checkpoint, tf.train.Saver(local, max_to_keep=0) if local else None)
+        return Savers(checkpoint, tf.train.Saver(companion, max_to_keep=0) if local else None)
 
 
 def save(savers, session, directory, global_step, keep, still_valid=lambda: True):
@@ -439,11 +440,14 @@ def restore_state(session, path):
       path: the checkpoint.
 
     Returns:
-      The sorted names of those that were not there, or not readable, or of another shape: they are as they were.
+      The sorted names of those that were not there, or not readable, or of another shape or step: they are as they
+      were.
     """
     found = {}
     with contextlib.suppress(*UNREADABLE), reader(companion(path)) as saved:
         found = {name: saved.get_tensor(name) for name in saved.get_variable_to_shape_map()}
+    if found.get("global_step", step(path)) != step(path):  # one of another checkpoint was copied there
+        found = {}
     missing = []
     for variable in session.graph.get_collection(tf.GraphKeys.LOCAL_VARIABLES):
         value = found.get(variable.op.name)

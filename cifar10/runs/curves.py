@@ -1,6 +1,7 @@
 """Curves of runs from their event files, read and drawn without TensorBoard."""
 
 import os
+import sys
 
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
@@ -48,11 +49,17 @@ def read(folder, tags):
                 for value in event.summary.value:
                     if value.tag in curves and value.HasField("simple_value"):
                         curves[value.tag][event.step] = value.simple_value
-        except tf.errors.DataLossError:
-            continue  # what a run that was killed has not written to the end
+        except tf.errors.DataLossError:  # of a run that was killed, or of a damaged disk
+            print(f"{path}: is cut off or damaged; what comes before that is drawn", file=sys.stderr, flush=True)
         except (OSError, tf.errors.OpError, DecodeError) as error:
             raise RunError(f"{path}: cannot be read ({reason(error)}); move it away") from None
     return curves
+
+
+def refuse_without_ending(path):
+    """Raises RunError if a file's name does not say of which kind it is: matplotlib would choose another name."""
+    if not os.path.splitext(path)[1]:
+        raise RunError(f"--out={path}: does not say what to write; end it in .png or .svg")
 
 
 def draw(path, runs, tags=TAGS):

@@ -281,8 +281,8 @@ class SaveHook(StepHook):
         if missing:
             kinds = sorted({"momentum" if name.endswith("/Momentum") else "loss scale" for name in missing})
             print(
-                f"{self.run.checkpoint}: has no {' and no '.join(kinds)} beside it, which now begins anew; the run "
-                "will not end as one that was never interrupted",
+                f"{self.run.checkpoint}: has no {' and no '.join(kinds)} of its step beside it that can be read, which "
+                "now begins anew; the run will not end as one that was never interrupted",
                 flush=True,
             )
 

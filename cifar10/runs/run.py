@@ -170,15 +170,9 @@ class Run:
                 f"{self.train_dir}: holds a part of the checkpoint {lost}, which cannot be read without the rest; put "
                 "its other files there, or --restart, which moves it aside and begins anew"
             )
-        for flag in ("dataset", "model", "image_size"):
-            before, now = history.recorded(self.train_dir, flag), description.get(flag)
-            if self.checkpoint and before and now and before != now:
-                raise RunError(
-                    f"{self.train_dir}: was trained with --{flag}={before}, not {now}; choose that, or another "
-                    "--train_dir, or --restart"
-                )
         if not self.checkpoint:
             return
+        refuse_other(self.train_dir, description)
         if other := history.other_images(self.train_dir, description.get("classes"), description.get("data", {})):
             raise RunError(
                 f"{self.train_dir}: {other}; choose the --data_dir of those, or another --train_dir, or --restart"
@@ -200,12 +194,21 @@ class Run:
             before, now = history.recorded(self.train_dir, name), description.get(name)
             if self.checkpoint and before is not None and now is not None and before != now:
                 changes.append(f"{meaning} {now} (before: {before})")
+        if self.checkpoint and (other := self._other_beginning(description.get("init_from"))):
+            print(f"{self.train_dir}: goes on with its own weights; {other}", flush=True)
         if changes:
             print(
                 f"{self.train_dir}: goes on from step {self.start_step} with {', '.join(changes)}; learning rate: "
                 f"{description['learning_rate']}",
                 flush=True,
             )
+
+    def _other_beginning(self, init_from):
+        """Returns what is said of an init_from that the run did not begin with; None if it did, or there is none."""
+        begun_with = history.recorded(self.train_dir, "init_from")
+        if init_from is None or (begun_with and os.path.realpath(begun_with) == os.path.realpath(init_from)):
+            return None
+        return f"--init_from={init_from} is for a new run: choose another --train_dir, or --restart"
 
     def record(self, event, **values):
         """Appends one line to the run's record."""
@@ -233,7 +236,10 @@ class Run:
         """Returns the error that says so in one line, to be raised at that step (D9)."""
         rate = "" if self.learning_rate is None else f" at learning rate {self.learning_rate:g}"
         last = self.checkpoint or "not there: none was saved"
-        return RunError(f"step {step}: {what}{rate}; training diverged. The last good checkpoint is {last}")
+        return RunError(
+            f"step {step}: {what}{rate}; training diverged. The last good checkpoint is {last}; choose a lower "
+            "--learning_rate"
+        )
 
     def train(self, graph, step, options, opening=None, validation=None):
         """Trains the current graph up to global step options.max_steps, and saves; a signal stops it after a step.
@@ -349,6 +355,17 @@ def _assign(session, values):
     """Gives variables other values, as (variable, array) pairs."""
     for variable, value in values:
         session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+
+
+def refuse_other(train_dir, description):
+    """Raises RunError if a run goes on with another `dataset`, `model` or `image_size` than it has on record."""
+    for flag in ("dataset", "model", "image_size"):
+        before, now = history.recorded(train_dir, flag), description.get(flag)
+        if before and now and before != now:
+            raise RunError(
+                f"{train_dir}: was trained with --{flag}={before}, not {now}; choose that, or another --train_dir, or "
+                "--restart"
+            )
 
 
 def check(train_dir):

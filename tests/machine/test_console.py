@@ -42,6 +42,18 @@ def run_prints(kind, stdout, encoding="utf-8"):
     return process.returncode, process.stdout, process.stderr.decode().splitlines()
 
 
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "<&- 1>&- 2>&-"])
+def test_a_closed_stream_gives_its_number_to_no_file(tmp_path, closed):
+    """TensorFlow writes its warnings to number 2, whatever file that is."""
+    script = PRINTS.partition("def write")[0] + (
+        "print('lost')\nprint('lost', file=sys.stderr)\nfile = open(sys.argv[2], 'w')\nfile.write(str(file.fileno()))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    arguments = [str(tmp_path / "script.py"), str(SCRIPTS.parent / "cifar10"), str(tmp_path / "number")]
+    process = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", sys.executable, *arguments], timeout=60)
+    assert process.returncode == 0 and int((tmp_path / "number").read_text()) > 2
+
+
 @pytest.fixture
 def closed_pipe():
     """The end to write to of a pipe that nobody reads."""

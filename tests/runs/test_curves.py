@@ -39,10 +39,14 @@ def test_curves_are_what_was_written_and_was_not_taken_back(folder):
     assert curves.read(str(folder / "eval"), ["Precision @ 1"]) == {"Precision @ 1": {40: 0.5}}
 
 
-def test_an_event_file_that_was_cut_short_is_read_as_far_as_it_goes(folder):
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_an_event_file_that_is_damaged_is_said_and_read_as_far_as_it_goes(folder, capsys, damage):
     (first, _) = sorted(folder.glob("events.*"))
-    first.write_bytes(first.read_bytes()[:-9])
+    content = first.read_bytes()
+    first.write_bytes(content[:-9] if damage == "cut" else content[:-40] + bytes(40))
     assert curves.read(str(folder), ["console/loss"])["console/loss"][10] == 3.0
+    said = f"{first}: is cut off or damaged; what comes before that is drawn\n"
+    assert capsys.readouterr() == ("", said)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "other records"])

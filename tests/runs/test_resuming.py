@@ -1,6 +1,7 @@
 """A run that was interrupted ends as one that was not, to the last bit, whatever it is trained with."""
 
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -91,6 +92,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
         assert not list((tmp_path / "found").glob(f"{checkpoints.COMPANION}*"))
         return
     found, expected = companion(tmp_path / "found"), companion(tmp_path / "expected")
+    assert expected.pop("global_step") == found.pop("global_step") == 9
     assert {name: list(value.shape) for name, value in expected.items()} == state
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -99,19 +101,24 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["removed", "cut"])
+@pytest.mark.parametrize("damage", ["removed", "cut", "another step's"])
 def test_missing_momentum_is_said_and_begins_anew(synthetic_dir, tmp_path, interrupt_at, capsys, damage):
     interrupt_at(2)
     with pytest.raises(signals.Interrupted):
         train(synthetic_dir, tmp_path, recipe="fast", max_steps=5)
     for file in tmp_path.glob(f"{checkpoints.COMPANION}-3.*"):
-        file.unlink() if damage == "removed" else file.write_bytes(file.read_bytes()[:100])
+        if damage == "removed":
+            file.unlink()
+        elif damage == "cut":
+            file.write_bytes(file.read_bytes()[:100])
+        else:
+            shutil.copy(tmp_path / file.name.replace("-3.", "-0."), file)
     capsys.readouterr()
     train(synthetic_dir, tmp_path, recipe="fast", max_steps=5)
     said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
     assert said == [
-        f"{tmp_path}/model.ckpt-3: has no momentum beside it, which now begins anew; the run will not end as one that "
-        "was never interrupted"
+        f"{tmp_path}/model.ckpt-3: has no momentum of its step beside it that can be read, which now begins anew; the "
+        "run will not end as one that was never interrupted"
     ]
 
 

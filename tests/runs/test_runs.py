@@ -247,7 +247,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
         run_graph(run, train_op, tf.constant(1.0), save_checkpoint_steps=1, save_summaries_steps=0)
     assert str(error.value) == (
         "step 3: conv1/weights is not finite at learning rate 0.25; training diverged. The last good checkpoint is "
-        f"{tmp_path}/model.ckpt-2"
+        f"{tmp_path}/model.ckpt-2; choose a lower --learning_rate"
     )
     assert [checkpoints.step(path) for path in checkpoints.paths(str(tmp_path))] == [0, 1, 2]
 
@@ -303,7 +303,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_last_checkpoint(tmp_
     message = str(error.value)
     assert message.startswith("step 2: ") and "\n" not in message
     assert "at learning rate 0.25" in message
-    assert message.endswith(f"The last good checkpoint is {tmp_path}/model.ckpt-2")
+    assert message.endswith(f"The last good checkpoint is {tmp_path}/model.ckpt-2; choose a lower --learning_rate")
     assert checkpoints.step(checkpoints.newest_readable(str(tmp_path))) == 2
     assert record(tmp_path)[-1]["reason"] == message
 
