@@ -222,6 +222,6 @@ def test_a_pipe_in_the_place_of_a_record_file_is_told_at_once(tiny, tmp_path):
     os.mkfifo(path)
     with pytest.raises(DataError, match=f"^{path}: is no regular file; "):
         records.load(tiny, tmp_path, "train")
-    empty = dataclasses.replace(tiny, train_files=(("data_batch_3.bin", 0),))
-    with pytest.raises(DataError, match=rf"^{path}: cannot be read \(it is no regular file\)"):
+    empty = dataclasses.replace(tiny, train_files=(("data_batch_3.bin", 0),))  # whose size would be right
+    with pytest.raises(DataError, match=f"^{path}: is no regular file; "):
         records.load(empty, tmp_path, "train")
