@@ -16,8 +16,15 @@ sys.path.append(str(SCRIPTS))
 # What was imported is no garbage. To look through it again and again takes seconds, and makes Python put off what frees
 # the graphs and sessions that tests have left.
 gc.freeze()
-# Where pytest was started with nohup, the scripts that it starts would ignore the loss of their terminal, too.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Where pytest was started with nohup, or by a script in the background, the scripts that it starts would ignore the
+# loss of their terminal, or an interruption, too.
+for signum, handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

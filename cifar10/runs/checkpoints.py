@@ -350,9 +350,11 @@ def savers():
     """Builds what saves the current graph's variables: the global ones in checkpoints, the local ones beside them."""
     checkpoint = tf.train.Saver(max_to_keep=0)  # save itself deletes what is too old
     local = tf.local_variables()
+    if not local:
+        return Savers(checkpoint, None)
     companion = [*local, tf.train.get_global_step()]  # with the step, by which one of another checkpoint is known
     with tf.name_scope("save/"):  # with its slash, so that entering it again continues it
-        return Savers(checkpoint, tf.train.Saver(companion, max_to_keep=0) if local else None)
+        return Savers(checkpoint, tf.train.Saver(companion, max_to_keep=0))
 
 
 def save(savers, session, directory, global_step, keep, still_valid=lambda: True):

@@ -396,7 +396,7 @@ def test_a_convolution_of_nan_is_noticed_at_the_next_line(tiny, tmp_path, monkey
         train(tmp_path, train_dir, log_frequency=log_frequency, **flags)
     assert str(error.value) == (
         f"step {noticed}: {name} is not finite at learning rate 0.1; training diverged. The last good "
-        f"checkpoint is {train_dir}/model.ckpt-0"
+        f"checkpoint is {train_dir}/model.ckpt-0; choose a lower --learning_rate"
     )
     assert np.isfinite(losses).all() and len(losses) == noticed + 1
 
