@@ -289,13 +289,20 @@ def test_a_pod_without_tf_config_trains_alone_and_says_so(tiny, tmp_path, monkey
         train(tmp_path, tmp_path / "none", script="cifar10_distributed_train", **flags)
 
 
+@pytest.fixture
+def deterministic():
+    """A function after which TensorFlow is as with TF_DETERMINISTIC_OPS=1, to the end of the test."""
+    yield config.enable_op_determinism
+    config.disable_op_determinism()
+
+
 @pytest.mark.slow
-def test_deterministic_ops_train_evaluate_and_export(tiny, tmp_path, monkeypatch):
-    """With TF_DETERMINISTIC_OPS=1, which refuses whatever has no seed: training, evaluation, prediction and export."""
+def test_deterministic_ops_train_evaluate_and_export(tiny, tmp_path, monkeypatch, deterministic):
+    """Which refuse a clock, and whatever has no seed: training, evaluation, prediction and export."""
     write_noise(tiny, tmp_path)
     monkeypatch.setitem(datasets.ALL, "cifar10", tiny)
     train(tmp_path, tmp_path / "expected", dataset="cifar10", max_steps=2)
-    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
+    deterministic()
     train(tmp_path, tmp_path / "found", dataset="cifar10", max_steps=2)
     found, expected = (
         {step: tf.train.load_checkpoint(str(tmp_path / name / f"model.ckpt-{step}")) for step in (0, 2)}
@@ -311,8 +318,8 @@ def test_deterministic_ops_train_evaluate_and_export(tiny, tmp_path, monkeypatch
     network = serving.TrainedNetwork(path, tiny.class_names)
     serving.Predictor(network).close()
     serving.export(network, str(tmp_path / "export"))
-    monkeypatch.undo()
     with tf.Graph().as_default():
-        monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
         with pytest.raises(RuntimeError, match="Random ops require a seed"):  # that it would be noticed here
             tf.random_normal([1])
+        with pytest.raises(tf.errors.FailedPreconditionError, match=r"(?i)determinis"), tf.Session() as session:
+            session.run(tf.timestamp())

@@ -138,6 +138,8 @@ def test_a_reader_is_told_how_to_call_and_change_the_code_and_to_port_a_fork():
         (README, ".venv/bin/cifar10_train.py"),
         (README, "pip install -e '.[test]'"),
         (README, "cifar10.FLAGS.batch_size = "),
+        (README, "\ncifar10.maybe_download_and_extract()\n"),  # of a program that has its data, and
+        (README, "\n    for _ in range(100):\n"),  # an end
         (TEXTS["scripts/README.md"], "import tensorflow.compat.v1 as tf"),
         (TEXTS["scripts/README.md"], "In a folder with a `cifar10.py` of its own"),
         (TEXTS["scripts/README.md"], "`tf.contrib"),
