@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import cifar10_input
 from cifar10.data import datasets
 from cifar10.errors import RunError, counted, reason, shortened
-from cifar10.machine import devices, terminal
+from cifar10.machine import devices, signals, terminal
 from cifar10.network import microbatches, model, recipes, summaries
 from cifar10.runs import checkpoints, dashboards, events, history
 from cifar10.runs.journal import Journal
@@ -194,7 +194,7 @@ def await_checkpoint(checkpoint_dir, forever):
         if not forever:
             raise _no_checkpoint(checkpoint_dir)
         waiting.tell(found)
-        time.sleep(POLL_SECS)
+        signals.sleep(POLL_SECS)
 
 
 def say_other_data(checkpoint_dir, dataset, examples):
@@ -340,7 +340,7 @@ def _new_checkpoints(checkpoint_dir, interval_secs):
             told = str(error)
         if not new:
             waiting.tell(found)
-        time.sleep(max(0.0, started + (interval_secs if new else POLL_SECS) - time.monotonic()))
+        signals.sleep(started + (interval_secs if new else POLL_SECS) - time.monotonic())
         if new:
             waiting = _Waiting(checkpoint_dir)
 

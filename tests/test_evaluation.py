@@ -158,7 +158,8 @@ def play(monkeypatch):
             clock[0] += seconds
             next(scenes)
 
-        monkeypatch.setattr(evaluation, "time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+        monkeypatch.setattr(evaluation, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(evaluation, "signals", types.SimpleNamespace(sleep=sleep))
 
     return play
 

@@ -23,6 +23,7 @@ import concurrent.futures
 import contextlib
 import io
 import os
+import select
 import stat
 import sys
 import threading
@@ -34,6 +35,7 @@ from PIL import WebPImagePlugin as WebPImagePlugin  # which adds it to the forma
 
 from cifar10.data import datasets
 from cifar10.errors import DataError, reason
+from cifar10.machine import signals
 
 STDIN = "-"
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of what is taken from a folder; case does not matter
@@ -165,7 +167,7 @@ def _opened(name):
     if name == STDIN:
         if sys.stdin is None:
             raise DataError(f"{STDIN}: standard input is closed; give it a picture, as in < FILE")
-        return io.BytesIO(sys.stdin.buffer.read(MAX_BYTES + 1))
+        return io.BytesIO(b"".join(_chunks(sys.stdin.buffer)))
     try:
         mode = os.stat(name).st_mode
         if stat.S_ISREG(mode):
@@ -178,6 +180,21 @@ def _opened(name):
         raise DataError(f"{printable(name)}: holds no pictures; they end in {' '.join(EXTENSIONS)}")
     # Opening a named pipe would wait until somebody writes to it.
     raise DataError(f"{printable(name)}: is no regular file; what a pipe holds is read from {STDIN}")
+
+
+def _chunks(stream):
+    """Yields what a pipe, terminal or file holds, up to MAX_BYTES + 1 bytes.
+
+    A read that has nothing to read lasts, and a signal that came just before it, or to another thread, does not end it:
+    so each waits for something to read, and never for long.
+    """
+    left = MAX_BYTES + 1
+    while left:
+        if select.select([stream], [], [], signals.POLL_SECS)[0]:
+            if not (chunk := stream.read1(left)):
+                return
+            yield chunk
+            left -= len(chunk)
 
 
 def _bounded(image):

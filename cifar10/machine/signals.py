@@ -7,8 +7,11 @@ where SIGINT is ignored. They do next to nothing themselves: what must be done i
 import contextlib
 import signal
 import threading
+import time
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+POLL_SECS = 0.5  # that a signal waits at most while the program waits for something else
 
 _deferring = []  # the Requests of the contexts that the program is in
 
@@ -70,6 +73,13 @@ def deferred():
 def is_deferring():
     """Returns whether the program is where a signal, if one comes, waits for it to stop."""
     return any(request.signum is None for request in _deferring)
+
+
+def sleep(secs):
+    """Sleeps. A signal ends it, also one that interrupts nothing, as it came just before, or to another thread."""
+    end = time.monotonic() + secs
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, POLL_SECS))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import collections
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from PIL import Image, ImageOps
 
 from cifar10.data import pictures
 from cifar10.errors import DataError
+from cifar10.machine import signals
 
 SIZES = [(32, 32), (1, 1), (5, 7), (31, 33), (24, 24), (200, 300), (301, 200), (1, 500)]  # height and width
 
@@ -213,6 +215,7 @@ MEMORY = """
 import resource, sys
 from cifar10.data import pictures
 from cifar10.errors import DataError
+from cifar10.machine import signals
 list(pictures.load_each([sys.argv[1]] * 4))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(sum(isinstance(result, DataError) for result in pictures.load_each([sys.argv[2]] * 4)))
@@ -341,3 +344,35 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     names = list(pictures.find([str(tmp_path)]))
     assert names[-1] == f"{tmp_path}/deep/deeper" and len(names) == 6
+
+
+def test_a_signal_that_interrupts_no_read_ends_the_wait_for_standard_input(monkeypatch):
+    """As one that comes just before the read, one that another thread gets does not wake the one that waits."""
+    reading, writing = os.pipe()
+    with open(reading) as nothing_yet, open(writing, "wb") as pipe:
+        monkeypatch.setattr(sys, "stdin", nothing_yet)
+        signal_to_itself = threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+        end_of_input = threading.Timer(20, pipe.close)  # for a wait that nothing else ends
+        signal_to_itself.start()
+        end_of_input.start()
+        with pytest.raises(signals.Interrupted), signals.raised():
+            pictures.load(pictures.STDIN)
+        assert end_of_input.is_alive()
+        end_of_input.cancel()
+
+
+def test_standard_input_that_comes_in_parts_is_one_picture(monkeypatch):
+    reading, writing = os.pipe()
+
+    def write():
+        with open(writing, "wb", buffering=0) as pipe:
+            for start in range(0, len(FILES["png"]), 100):
+                pipe.write(FILES["png"][start : start + 100])
+
+    with open(reading) as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        writer = threading.Thread(target=write)
+        writer.start()
+        image = pictures.load(pictures.STDIN)
+        writer.join()
+    np.testing.assert_array_equal(image, pictures.fit(Image.open(io.BytesIO(FILES["png"])).convert("RGB"), "central"))

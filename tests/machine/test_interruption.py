@@ -164,3 +164,18 @@ def test_before_the_first_step_a_signal_ends_what_is_under_way_and_cleans_up():
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=5)[0] == "cleaned up\n"
     assert process.returncode == 143
+
+
+def test_a_signal_that_another_thread_gets_ends_a_long_sleep():
+    started_at = time.monotonic()
+    threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+    with pytest.raises(signals.Interrupted), signals.raised():
+        signals.sleep(20.0)
+    assert 0.2 <= time.monotonic() - started_at < WITHIN_SECS
+
+
+def test_a_sleep_lasts_as_long_as_was_asked():
+    started_at = time.monotonic()
+    signals.sleep(0.7)  # more than is slept at a time
+    assert 0.7 <= time.monotonic() - started_at < 2.0
+    signals.sleep(-1.0)
