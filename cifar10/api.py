@@ -10,6 +10,7 @@ It is what the scripts do, without flags, and prints what they print. What goes 
 line. None of it needs graph mode to be switched on, or changes the default graph.
 """
 
+import collections.abc
 import os
 
 import numpy as np
@@ -17,13 +18,57 @@ from PIL import Image
 
 from cifar10 import evaluation, serving, settings
 from cifar10.data import datasets, pictures
-from cifar10.errors import DataError, RunError
+from cifar10.errors import DataError, RunError, refuse_scheme
+from cifar10.network import model as network_model
 from cifar10.network import recipes
+from cifar10.network.layers import CONV_KINDS, LRN_KINDS
 from cifar10.network.steps import OneDevice
 from cifar10.runs import history, trainer
 
 DATA_DIR = "/tmp/cifar10_data"
 BATCH_SIZE = 128  # images
+MANY = 2**63 - 1  # of an int64
+
+# {argument of train: what the flag of its name takes}: texts to choose from; (kind of number, least, largest); a type.
+TAKES = {
+    "train_dir": str,
+    "data_dir": str,
+    "dataset": list(datasets.NAMES),
+    "recipe": list(recipes.RECIPES),
+    "model": list(network_model.NETWORKS),
+    "lrn": list(LRN_KINDS),
+    "conv": list(CONV_KINDS),
+    "input_pipeline": ["dataset", "queue"],
+    "freeze": list(recipes.LAYERS[:-1]),
+    "eval_data": ["test", "held_out"],
+    "init_from": str,
+    "profile_steps": str,
+    "batch_size": (int, 1, MANY),
+    "max_steps": (int, 0, MANY),
+    "seed": (int, 0, 2**32 - 1),
+    "image_size": (int, 8, datasets.HEIGHT),
+    "num_held_out": (int, 0, MANY),
+    "microbatch_size": (int, 0, MANY),
+    "log_frequency": (int, 0, MANY),
+    "save_checkpoint_secs": (int, 1, MANY),
+    "save_checkpoint_steps": (int, 0, MANY),
+    "keep_checkpoints": (int, 0, MANY),
+    "save_summaries_steps": (int, 0, MANY),
+    "eval_every_steps": (int, 0, MANY),
+    "early_stopping": (int, 0, MANY),
+    "learning_rate": (float, 0.0, 1e3),
+    "momentum": (float, 0.0, 0.9999),
+    "weight_decay": (float, 0.0, 1e3),
+    "num_epochs": (float, 0.0, 1e6),
+    "label_smoothing": (float, 0.0, 1.0),
+    "min_fraction_of_examples_in_queue": (float, 0.0, 1.0),
+    "use_fp16": bool,
+    "restart": bool,
+    "jitter": bool,
+    "random_crops": bool,
+    "keep_best": bool,
+    "log_device_placement": bool,
+}
 
 
 def load(checkpoint, dataset=None, data_dir=DATA_DIR, crop="central"):
@@ -39,6 +84,10 @@ def load(checkpoint, dataset=None, data_dir=DATA_DIR, crop="central"):
     Raises:
       UserError: there is none, or it is damaged.
     """
+    if not isinstance(checkpoint, (str, os.PathLike)) or not os.fspath(checkpoint):
+        raise RunError(f"checkpoint={checkpoint!r}: give the path of a checkpoint, or of a folder of them")
+    checkpoint = os.fspath(checkpoint)
+    refuse_scheme(f"checkpoint={checkpoint}", checkpoint)
     return Model(serving.find_checkpoint(checkpoint, None), dataset, data_dir, crop)
 
 
@@ -67,8 +116,10 @@ class Model:
         Raises:
           DataError: one of them is no picture.
         """
-        if isinstance(images, str):
+        if isinstance(images, (str, os.PathLike)):
             images = [images]
+        if not isinstance(images, collections.abc.Iterable):
+            raise DataError(f"images={images!r}: give a list of picture files or of arrays")
         return self._predictor.probabilities([self._fitted(image) for image in images])
 
     def predict(self, images):
@@ -88,8 +139,8 @@ class Model:
             evaluator.close()
 
     def _fitted(self, image):
-        if isinstance(image, str):
-            return pictures.load(image, self._crop)
+        if isinstance(image, (str, os.PathLike)):
+            return pictures.load(os.fspath(image), self._crop)
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != datasets.DEPTH or not image.size:
             raise DataError(
@@ -111,15 +162,12 @@ def train(train_dir, dataset="cifar10", data_dir=DATA_DIR, recipe="tutorial", ma
     Raises:
       UserError: as the script would say it.
     """
-    for name, value, choices in (("recipe", recipe, recipes.RECIPES), ("dataset", dataset, datasets.NAMES)):
-        if value not in choices:
-            raise RunError(f"{name}={value!r}: should be one of {', '.join(choices)}")
     values = {
+        "train_dir": train_dir,
         "dataset": dataset,
         "data_dir": data_dir,
         "recipe": recipe,
         "max_steps": max_steps,
-        "train_dir": train_dir,
         "model": "tutorial",
         "lrn": "auto",
         "conv": "auto",
@@ -127,11 +175,40 @@ def train(train_dir, dataset="cifar10", data_dir=DATA_DIR, recipe="tutorial", ma
         "use_fp16": False,
         "num_held_out": 0,
         "seed": 0,
-        **flags,
+        "batch_size": BATCH_SIZE,
+        "log_device_placement": False,
     }
-    step_values = {"batch_size": BATCH_SIZE, "log_device_placement": False}
-    batch_size, log_placement = (values.pop(name, default) for name, default in step_values.items())
+    needed = [name for name, default in values.items() if default is not None or name in ("train_dir", "dataset")]
+    values = {name: _as_of_flag(name, value, name in needed) for name, value in {**values, **flags}.items()}
+    batch_size, log_placement = (values.pop(name) for name in ("batch_size", "log_device_placement"))
     training = settings.training(values)
     step = OneDevice(training.network, batch_size, log_placement)
     trainer.train(step, training.data, training.recipe, training.options, training.validation)
-    return load(train_dir, dataset, data_dir)
+    return load(values["train_dir"], dataset, values["data_dir"])
+
+
+def _as_of_flag(name, value, needed):
+    """Returns an argument as its flag would have it: a path as text, a number of NumPy as Python's.
+
+    Raises:
+      RunError: the flag takes no such value, or is needed and None.
+    """
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    takes = TAKES.get(name)
+    if takes is None or (value is None and not needed):
+        return value
+    if isinstance(takes, list):
+        good, wanted = value in takes, f"one of {', '.join(takes)}"
+    elif isinstance(takes, tuple):
+        kind, least, largest = takes
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)  # as of 1e4
+        good = type(value) in (int, kind) and least <= value <= largest
+        wanted = f"{'an integer' if kind is int else 'a number'} from {least} to {largest}"
+    else:
+        good = isinstance(value, takes) and value != ""
+        wanted = "True or False" if takes is bool else "a text that is not empty"
+    if not good:
+        raise RunError(f"{name}={value!r}: should be {wanted}")
+    return value

@@ -1,6 +1,8 @@
 """The package from Python."""
 
+import functools
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -8,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from absl import flags as absl_flags
 from helpers import SCRIPTS, encode, environment, evaluate, final, run_script, save_network, scene, train
 
-from cifar10 import api, serving
+from cifar10 import api, flags, serving
 from cifar10.data import datasets
-from cifar10.errors import DataError, RunError
+from cifar10.errors import DataError, RunError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,8 @@ def test_arrays_and_files_get_the_probabilities_of_cifar10_predict(checkpoint, t
         assert loaded.predict(images) == [loaded.class_names[i] for i in expected.argmax(axis=1)]
     np.testing.assert_allclose(loaded.probabilities(np.stack([scenes[0]] * 200)), [expected[0]] * 200, atol=1e-6)
     assert loaded.probabilities([]).shape == (0, 10)
-    np.testing.assert_allclose(loaded.probabilities(files[0]), expected[:1], atol=1e-6)
+    for one in (files[0], tmp_path / "0.png", [tmp_path / "0.png"]):
+        np.testing.assert_allclose(loaded.probabilities(one), expected[:1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,83 @@ def test_what_is_no_image_is_refused_in_one_line(image, message, checkpoint):
     with pytest.raises(DataError) as error:
         api.load(checkpoint).probabilities([image])
     assert str(error.value) == message
+
+
+def test_what_no_function_takes_is_told_in_one_line(checkpoint):
+    model = api.load(checkpoint)
+    for call, message in (
+        (lambda: model.predict(5), "images=5: give a list of picture files or of arrays"),
+        (lambda: model.predict(None), "images=None: give a list of picture files or of arrays"),
+        (lambda: api.load(None), "checkpoint=None: give the path of a checkpoint, or of a folder of them"),
+        (lambda: api.load(""), "checkpoint='': give the path of a checkpoint, or of a folder of them"),
+        (lambda: api.load([checkpoint]), f"checkpoint={[checkpoint]}: give the path of a checkpoint, or of a folder"),
+        (lambda: api.load("gs://mine/run"), "checkpoint=gs://mine/run: paths with a scheme such as gs:// are not"),
+        (lambda: model.evaluate("imagenet"), "dataset='imagenet': should be one of cifar10, cifar100, cifar100_coarse"),
+    ):
+        with pytest.raises(UserError) as error:
+            call()
+        assert str(error.value).startswith(message) and len(str(error.value).splitlines()) == 1
+
+
+def test_an_argument_is_as_closely_looked_at_as_its_flag(tmp_path, monkeypatch):
+    """What the flags take is taken from their definitions, which here go to a place of their own."""
+    defined = absl_flags.FlagValues()
+    for kind in ("integer", "float", "boolean", "string", "enum"):
+        define = functools.partial(getattr(absl_flags, f"DEFINE_{kind}"), flag_values=defined)
+        monkeypatch.setattr(flags.flags, f"DEFINE_{kind}", define)
+    monkeypatch.setattr(flags.flags, "register_validator", lambda *_, **__: None)
+    flags.define_training_flags()
+    flags.define_validation_flags()
+    assert set(defined) - {"data_url", "data_sha256"} <= set(api.TAKES)
+    for name, takes in api.TAKES.items():
+        if name in ("data_dir", "batch_size", "use_fp16"):  # the package's own
+            continue
+        parser = defined[name].parser
+        if isinstance(takes, tuple):
+            kind, least, largest = takes
+            assert (kind, least) == ({"int": int, "float": float}[parser.flag_type()], parser.lower_bound), name
+            assert largest == (parser.upper_bound or api.MANY), name
+        elif isinstance(takes, list):
+            assert takes == parser.enum_values, name
+        else:
+            assert {bool: "bool", str: "string"}[takes] == parser.flag_type(), name
+
+
+def test_an_argument_that_its_flag_would_not_take_is_told(tmp_path):
+    for values, message in (
+        ({"batch_size": 0}, f"batch_size=0: should be an integer from 1 to {2**63 - 1}"),
+        ({"batch_size": "8"}, f"batch_size='8': should be an integer from 1 to {2**63 - 1}"),
+        ({"batch_size": None}, f"batch_size=None: should be an integer from 1 to {2**63 - 1}"),
+        ({"max_steps": 1.5}, f"max_steps=1.5: should be an integer from 0 to {2**63 - 1}"),
+        ({"max_steps": True}, f"max_steps=True: should be an integer from 0 to {2**63 - 1}"),
+        ({"seed": -1}, f"seed=-1: should be an integer from 0 to {2**32 - 1}"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: should be a number from 0.0 to 1000.0"),
+        ({"learning_rate": np.float32(-0.5)}, "learning_rate=-0.5: should be a number from 0.0 to 1000.0"),
+        ({"learning_rate": "0.1"}, "learning_rate='0.1': should be a number from 0.0 to 1000.0"),
+        ({"use_fp16": "no"}, "use_fp16='no': should be True or False"),
+        ({"profile_steps": (0, 1)}, "profile_steps=(0, 1): should be a text that is not empty"),
+        ({"dataset": None}, "dataset=None: should be one of cifar10, cifar100, cifar100_coarse, svhn, synthetic, imag"),
+        ({"model": "resnet"}, "model='resnet': should be one of tutorial, cuda_convnet, tutorial_without_lrn, cuda_co"),
+    ):
+        with pytest.raises(RunError) as error:
+            api.train(tmp_path / "run", **values)
+        assert str(error.value).startswith(message), values
+    with pytest.raises(RunError, match=r"^train_dir=None: should be a text that is not empty$"):
+        api.train(None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_it_trains_with_paths_and_numbers_of_numpy(synthetic_dir, tmp_path):
+    model = api.train(
+        tmp_path / "run",
+        "synthetic",
+        pathlib.Path(synthetic_dir),
+        max_steps=np.int64(1),
+        batch_size=8.0,
+        learning_rate=np.float32(0.5),
+    )
+    assert model.checkpoint == str(tmp_path / "run" / "model.ckpt-1")
 
 
 @pytest.mark.slow
