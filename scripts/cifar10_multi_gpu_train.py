@@ -34,7 +34,7 @@ def run(*, num_gpus, variables_on="cpu", batch_size, log_device_placement, **val
 if __name__ == "__main__":
     flags.define_training_flags()
     flags.define_validation_flags()
-    absl_flags.DEFINE_integer("num_gpus", 1, "How many GPUs to use.", lower_bound=1)
+    absl_flags.DEFINE_integer("num_gpus", 1, "How many GPUs to use.", lower_bound=1, upper_bound=256)
     absl_flags.DEFINE_enum(
         "variables_on",
         "cpu",

@@ -358,6 +358,7 @@ TRAIN = ("--dataset=synthetic", "--train_dir=run")
         ("train", ["--momentum=nan"], "flag --momentum=nan: give a number, not NaN"),
         ("train", [f"--batch_size={NO_INT64}"], f"flag --batch_size={NO_INT64}: give at most 9223372036854775807"),
         ("eval", [f"--num_examples={NO_INT64}"], f"flag --num_examples={NO_INT64}: give at most 9223372036854775807"),
+        ("multi_gpu_train", ["--num_gpus=1000000000"], "flag --num_gpus=1000000000: 1000000000 is not an integer in"),
         ("compare", ["--setups=0towers"], "flag --setups=['0towers']: write them as one, 2towers, 2workers or"),
         ("benchmark", ["--modes="], "flag --modes=[]: choose from end_to_end,fixed_batch,"),
         (
