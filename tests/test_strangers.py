@@ -488,6 +488,7 @@ def test_a_run_that_goes_on_says_that_init_from_is_for_a_new_one(tmp_path, capsy
     ):
         with Run(str(tmp_path / "run"), description={"init_from": init_from, "learning_rate": "0.1"}):
             assert capsys.readouterr().out.partition(" run: choose")[0] == said
+    assert "other" not in (tmp_path / "run" / history.RECORD).read_text()  # so that it is said the next time, too
 
 
 def test_the_reason_of_a_sessions_error_is_the_ops_own(tmp_path, graph):

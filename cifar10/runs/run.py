@@ -137,6 +137,7 @@ class Run:
                 if self.checkpoint:
                     self.start_step = self.step = checkpoints.global_step(self.checkpoint) or 0
                 self._say_changes(description)
+                description = self._without_other_beginning(description)
                 self.record("start", step=self.start_step, **history.program(), **description)
             except OSError as error:
                 raise _cannot_write(train_dir, error) from None
@@ -194,8 +195,6 @@ class Run:
             before, now = history.recorded(self.train_dir, name), description.get(name)
             if self.checkpoint and before is not None and now is not None and before != now:
                 changes.append(f"{meaning} {now} (before: {before})")
-        if self.checkpoint and (other := self._other_beginning(description.get("init_from"))):
-            print(f"{self.train_dir}: goes on with its own weights; {other}", flush=True)
         if changes:
             print(
                 f"{self.train_dir}: goes on from step {self.start_step} with {', '.join(changes)}; learning rate: "
@@ -203,12 +202,19 @@ class Run:
                 flush=True,
             )
 
-    def _other_beginning(self, init_from):
-        """Returns what is said of an init_from that the run did not begin with; None if it did, or there is none."""
-        begun_with = history.recorded(self.train_dir, "init_from")
-        if init_from is None or (begun_with and os.path.realpath(begun_with) == os.path.realpath(init_from)):
-            return None
-        return f"--init_from={init_from} is for a new run: choose another --train_dir, or --restart"
+    def _without_other_beginning(self, description):
+        """Returns the description without an `init_from` that the run did not begin with, and says that in a line."""
+        init_from, begun_with = description.get("init_from"), history.recorded(self.train_dir, "init_from")
+        if not self.checkpoint or not init_from:
+            return description
+        if begun_with and os.path.realpath(begun_with) == os.path.realpath(init_from):
+            return description
+        print(
+            f"{self.train_dir}: goes on with its own weights; --init_from={init_from} is for a new run: choose another "
+            "--train_dir, or --restart",
+            flush=True,
+        )
+        return {name: value for name, value in description.items() if name != "init_from"}
 
     def record(self, event, **values):
         """Appends one line to the run's record."""
