@@ -223,8 +223,11 @@ def named(name, data_dir):
     """Returns the Dataset of one of NAMES; your own pictures are what data_dir has of them.
 
     Raises:
-      DataError: no images were imported into data_dir, or what is there is not what was imported.
+      DataError: no data set has that name, or no images were imported into data_dir, or what is there is not what was
+        imported.
     """
+    if name not in NAMES:
+        raise DataError(f"dataset={name!r}: should be one of {', '.join(NAMES)}")
     return _imported(data_dir) if name == IMAGES else ALL[name]
 
 
