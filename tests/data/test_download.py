@@ -818,6 +818,17 @@ def test_a_server_that_takes_its_time_before_it_answers_is_not_given_up(data_dir
     assert tree(data_dir) == DONE and server.ranges == [None]
 
 
+def test_the_least_rate_counts_from_the_first_byte(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(download.time, "monotonic", lambda: clock[0])
+    watched = download._Watched(io.BytesIO(b"123"))
+    for clock[0] in (0.9 * download.TIMEOUT, 1.8 * download.TIMEOUT):
+        assert watched.readinto(bytearray(1)) == 1
+    clock[0] = 2.0 * download.TIMEOUT
+    with pytest.raises(TimeoutError, match=r"^less than 1000 bytes/s came in the last 30 s$"):
+        watched.readinto(bytearray(1))
+
+
 def test_a_pipe_in_the_place_of_the_archive_is_told_at_once(data_dir, server, small):
     data_dir.mkdir()
     os.mkfifo(data_dir / TARBALL)
