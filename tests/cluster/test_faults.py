@@ -40,13 +40,19 @@ def newest_step(train_dir):
 
 @pytest.mark.slow
 def test_killed_or_stopped_at_random_they_end_with_the_weights_of_one_process(start, synthetic_dir, tmp_path):
-    """No step is trained twice but those that were lost with a chief that was killed; it saves every tenth."""
+    """No step is trained twice but those that were lost with a chief that was killed; it saves every tenth.
+
+    And --restart moves the run before aside once, however often all begin anew.
+    """
     train_dir, one = tmp_path / "train", tmp_path / "one"
+    train_dir.mkdir()
+    (train_dir / "checkpoint").write_text("of another run")
     steps = (FAULTS + 1) * STEPS_A_FAULT
     # Of the fast recipe, whose momentum has to be saved, and brought to the others, too.
     values = {"max_steps": steps, "save_checkpoint_steps": 10, "save_summaries_steps": 0, "recipe": "fast"}
     run_script("cifar10_train", *arguments(synthetic_dir, one, **values, batch_size=16), check=0, timeout=600)
-    parent = start(cluster_flags(synthetic_dir, train_dir, **values, local_workers=2, hang_secs=HANG_SECS))
+    of_two = {"local_workers": 2, "hang_secs": HANG_SECS, "restart": True}
+    parent = start(cluster_flags(synthetic_dir, train_dir, **values, **of_two))
     parent.wait_for(": step 0,")
     chief_killed_in = set()  # lives of the chief, counted from 1
     for worker, signum, step, secs in plan():
@@ -75,6 +81,8 @@ def test_killed_or_stopped_at_random_they_end_with_the_weights_of_one_process(st
     expected = final(one)
     assert expected["global_step"] == steps
     assert_equal_to_the_last_bit(final(train_dir), expected)
+    (aside,) = tmp_path.glob("train.*")
+    assert [path.name for path in aside.iterdir()] == ["checkpoint"]
     may_be_trained_again = {starts(train_dir)[life] for life in chief_killed_in if life < len(starts(train_dir))}
     following = 0
     for line in metrics(train_dir):

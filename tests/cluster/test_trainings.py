@@ -220,19 +220,6 @@ def test_no_process_is_left_when_the_first_is_ended(start, synthetic_dir, tmp_pa
 
 
 @pytest.mark.slow
-def test_restart_moves_the_run_aside_once_however_often_all_begin_anew(start, synthetic_dir, tmp_path):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "checkpoint").write_text("of another run")
-    values = {"local_workers": 2, "max_steps": 60, "restart": True}
-    parent = start(cluster_flags(synthetic_dir, tmp_path / "train", **values))
-    parent.wait_for(": step 20,")
-    os.kill(parent.find_members()[1], signal.SIGKILL)
-    parent.end()
-    assert len(list(tmp_path.glob("train.*"))) == 1 and len(starts(tmp_path / "train")) == 2
-    assert [line["step"] for line in metrics(tmp_path / "train")] == list(range(60))
-
-
-@pytest.mark.slow
 def test_there_is_an_end_to_waiting(start, synthetic_dir, tmp_path):
     gone, here = free_addresses(2)
     config = {"cluster": {"worker": [gone, here]}, "task": {"type": "worker", "index": 1}}
