@@ -26,7 +26,6 @@ from cifar10.network import loss_scaling, losses, microbatches, optimizer, tower
 from cifar10.network.steps import Step
 from cifar10.runs import trainer
 
-THREADS_BESIDE_OTHERS = 2  # of a worker that shares its machine; more of them only take turns
 START_SECS = 30.0  # for the others to build their graphs, and for the chief to restore and to save
 LAST_RESORT_SECS = 30.0  # after which a collective itself ends, if the step has not been given up
 GRACE_SECS = 5.0  # for a collective to end by itself when its time is over
@@ -95,10 +94,10 @@ class Workers(Step):
         num_microbatches = sharing * microbatches.count(self.batch_size, self.network.microbatch_size)
         config = devices.session_config(num_microbatches, log_placement=self.log_placement)
         if sharing > 1:
-            # They share its cores: a thread that spins while it waits takes the others' time, and one that is busy with
-            # images must not keep another worker waiting.
+            # They share its cores: more threads than these only take turns, with caches full of each other's images,
+            # and one that spins while it waits takes the others' time.
             config.experimental.disable_thread_spinning = True
-            config.inter_op_parallelism_threads = THREADS_BESIDE_OTHERS
+            config.inter_op_parallelism_threads = max(1, devices.num_cores() // sharing)
         if self.network.dtype == "bfloat16":
             # It fuses convolutions to an op that TensorFlow's server refuses in this type.
             config.graph_options.rewrite_options.remapping = RewriterConfig.OFF

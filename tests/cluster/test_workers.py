@@ -232,3 +232,13 @@ def test_a_collective_that_fails_changes_nothing(noise, monkeypatch):
             np.testing.assert_array_equal(after[name], value, err_msg=name)
 
     in_company(2, step_of_one, hang_secs=10.0)
+
+
+@pytest.mark.parametrize(("hosts", "expected"), [(["a"] * 2, 4), (["a"] * 12, 1), (["a", "b"], 0), (["a", "b", "a"], 4)])
+def test_workers_that_share_a_machine_share_its_cores(monkeypatch, hosts, expected):
+    """0 leaves the number of threads to TensorFlow, which takes all cores."""
+    monkeypatch.setattr(workers.devices, "num_cores", lambda: 8)
+    cluster = members.from_hosts([f"{host}:{port}" for port, host in enumerate(hosts, 1)], 0)
+    config = Workers(NETWORK, 8, False, cluster).session_config()
+    assert config.inter_op_parallelism_threads == expected
+    assert config.experimental.disable_thread_spinning == bool(expected)
