@@ -24,6 +24,8 @@ from cifar10.data import pictures as picture_files
 from cifar10.errors import DataError, RunError, counted
 from cifar10.machine import terminal
 
+TOP = 3  # classes that are printed where nobody says how many
+
 
 def run(
     *,
@@ -46,7 +48,7 @@ def run(
     if list_classes:
         print("\n".join(names), flush=True)
         return
-    if top_k > len(names):
+    if top_k is not None and top_k > len(names):
         raise RunError(f"--top_k={top_k}: there are only {len(names)} classes; give a number up to that")
     network = serving.TrainedNetwork(path, names, crop, use_fp16, use_moving_averages)
     predictor = serving.Predictor(network, batch_size)
@@ -61,7 +63,7 @@ def run(
             progress.close()
             print(result, file=sys.stderr, flush=True)
         else:
-            print(line(picture, serving.best(result, names, top_k)), flush=True)
+            print(line(picture, serving.best(result, names, top_k or TOP)), flush=True)
         progress.show(total)
     progress.close()
     if passed_over:
@@ -83,7 +85,12 @@ def progress_of(pictures):
 
 
 def define_flags():
-    absl_flags.DEFINE_integer("top_k", 3, "Number of classes to print, most probable first.", lower_bound=1)
+    absl_flags.DEFINE_integer(
+        "top_k",
+        None,
+        f"Number of classes to print, most probable first; by default {TOP}, or all of two.",
+        lower_bound=1,
+    )
     absl_flags.DEFINE_boolean("json", False, "Print a JSON object a line instead of text.")
 
 

@@ -189,11 +189,11 @@ def assert_product_of_speeds(line, expected):
     assert abs(examples_per_sec * sec_per_batch - expected) <= rounding
 
 
-def save_network(directory, steps, seed=3, averages_seed=None):
+def save_network(directory, steps, seed=3, averages_seed=None, num_classes=10):
     """Saves checkpoints of random weights, whose moving averages are other random weights, of each step's own seed."""
     directory.mkdir(exist_ok=True)
     with tf.Graph().as_default(), tf.Session() as session:
-        model.Network(seed=seed)(tf.zeros([1, 24, 24, 3]))
+        model.Network(seed=seed, num_classes=num_classes)(tf.zeros([1, 24, 24, 3]))
         global_step = tf.train.get_or_create_global_step()
         averages = tf.train.ExponentialMovingAverage(0.5)
         averages.apply(tf.trainable_variables())

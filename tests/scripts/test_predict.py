@@ -16,10 +16,11 @@ from helpers import FILES, SCRIPTS, encode, environment, run_script, save_networ
 from cifar10 import serving
 from cifar10.data import datasets
 from cifar10.errors import RunError
+from cifar10.runs import history
 
 NAMES = datasets.CIFAR10.class_names
 PREDICT_FLAGS = {
-    "top_k": 3,
+    "top_k": None,
     "json": False,
     "dataset": "cifar10",
     "data_dir": "/missing",
@@ -73,6 +74,17 @@ def test_the_data_set_names_the_classes(train_dir, folder, capsys):
     predict(train_dir, folder / "a.png", dataset="synthetic", top_k=10)
     (line,) = capsys.readouterr().out.splitlines()
     assert sorted(re.findall(r"([a-z]+) \d", line)) == sorted(datasets.SYNTHETIC.class_names)
+
+
+def test_of_two_classes_both_are_told_unless_more_are_asked_for(folder, tmp_path, capsys):
+    save_network(tmp_path, [5], num_classes=2)
+    start = {"event": "start", "dataset": "images", "classes": ["cat", "dog"]}
+    (tmp_path / history.RECORD).write_text(json.dumps(start) + "\n")
+    predict(str(tmp_path), folder / "a.png", dataset=None)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert sorted(re.findall(r"([a-z]+) \d", line)) == ["cat", "dog"]
+    with pytest.raises(RunError, match="--top_k=3: there are only 2 classes; give a number up to that"):
+        predict(str(tmp_path), folder / "a.png", dataset=None, top_k=3)
 
 
 def test_json_lines_hold_what_the_text_says_with_all_digits(train_dir, folder, capsys):
