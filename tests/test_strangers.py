@@ -33,6 +33,7 @@ HASH = "0" * 64
 
 # {field of a run's record: values that no training writes there}.
 WRONG_IN_RECORD = {
+    "event": [5, True, ["start"], {}, None, "a\nb"],
     "time": [*TEXTS, "now", "2026-01-31", "2026-01-31T12:00:00", "2026-13-31T12:00:00+00:00", "\uff12026-01-31"],
     "dataset": TEXTS,
     "model": TEXTS,
@@ -150,6 +151,18 @@ def test_a_line_of_the_record_that_is_no_json_object_is_named(tmp_path, content)
         with pytest.raises(UserError) as error:
             read()
         assert told(error.value).startswith(f"{tmp_path / history.RECORD}: line 2 is no")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"event": "start", "datas', b"\0" * 300])
+def test_a_record_that_was_emptied_is_not_taken_for_none(tmp_path, content):
+    """As a machine that lost its power leaves it: the run would go on as the tutorial's, on other images."""
+    (tmp_path / history.RECORD).write_bytes(content)
+    assert history.recorded(str(tmp_path), "dataset") is None  # it may have just begun
+    (tmp_path / "model.ckpt-5.index").write_bytes(b"")
+    with pytest.raises(UserError, match=r"runs\.jsonl: has no whole line, though there are checkpoints; restore it"):
+        history.recorded(str(tmp_path), "dataset")
+    (tmp_path / history.RECORD).unlink()
+    assert history.recorded(str(tmp_path), "dataset") is None
 
 
 @pytest.mark.parametrize("step", NUMBERS)

@@ -16,6 +16,7 @@ from cifar10.errors import RunError, shortened
 from cifar10.network.layers import CONV_KINDS, LRN_KINDS
 from cifar10.network.model import NETWORKS
 from cifar10.network.recipes import LAYERS, RECIPES
+from cifar10.runs import checkpoints
 from cifar10.runs.journal import REMEDY, Journal
 
 RECORD = "runs.jsonl"  # one line a start and a stop
@@ -150,8 +151,11 @@ def _listed(names):
 
 
 def _starts(train_dir):
-    lines = Journal(os.path.join(train_dir, RECORD)).lines()
-    return [(number, values) for number, values in lines if values.get("event") == "start"]
+    path = os.path.join(train_dir, RECORD)
+    lines = Journal(path).lines()
+    if not lines and os.path.lexists(path) and checkpoints.paths(train_dir):  # not a run that has just begun
+        raise RunError(f"{path}: has no whole line, though there are checkpoints; restore it, or move it away")
+    return [(number, values) for number, values in lines if _checked(train_dir, (number, values), "event") == "start"]
 
 
 def _is_whole(value, largest):
@@ -195,6 +199,7 @@ def _is_changed(value):
 
 # {name on record: (what it must be, in words; whether a value is that)}.
 _FIELDS = {
+    "event": ("a text", _is_text),
     "time": ("a time with its zone, as in 2026-01-31T12:00:00+00:00", _is_time),
     "loss": ("a finite float32", lambda value: type(value) in (int, float) and abs(value) < 2**128),
     "step": ("a number from 0 to 10^18", lambda value: _is_whole(value, 10**18)),
