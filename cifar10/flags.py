@@ -22,6 +22,8 @@ from cifar10.version import __version__
 
 WITH_TENSORFLOW = ("train_dir", "checkpoint_dir", "checkpoint", "eval_dir", "export_dir")  # paths that it opens
 
+CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"  # characters that a console obeys, or that begin a line
+
 MAX_INTEGER = 2**63 - 1  # of an int64, as which TensorFlow takes numbers
 
 flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
@@ -410,6 +412,8 @@ def main(run, positionals=None, complete=None):
             values[name] = os.path.expanduser(values[name])
             if name in WITH_TENSORFLOW and not _is_utf8(values[name]):
                 raise app.UsageError(f"flag --{name}={values[name]!a}: is not UTF-8, as TensorFlow needs a path")
+            if re.search(CONTROL, values[name]):  # messages with it would not be one line
+                raise app.UsageError(f"flag --{name}={values[name]!a}: holds a control character; choose another path")
             if not os.path.isabs(values[name]):
                 _refuse_lost_folder(name, values[name])
         if positionals is not None:

@@ -320,6 +320,11 @@ def is_pattern(text):
     return False
 
 
+def is_worker(text):
+    mode, _, name = (text or "").partition("/")
+    return text is None or name in WORKERS.get(mode, {})
+
+
 def define_flags():
     absl_flags.DEFINE_list("modes", list(MODES), "What to measure, of the modes above.")
     absl_flags.DEFINE_integer("repetitions", 5, "How often each contender is measured.", lower_bound=1)
@@ -331,6 +336,7 @@ def define_flags():
     absl_flags.register_validator(
         "modes", lambda modes: modes and set(modes) <= set(MODES), f"choose from {','.join(MODES)}"
     )
+    absl_flags.register_validator("worker", is_worker, "this is for the benchmark itself; leave it out")
     absl_flags.register_validator("contenders", is_pattern, "this is not a regular expression")
 
 

@@ -33,6 +33,7 @@ def run(*, folders, out, tags):
 def define_flags():
     absl_flags.DEFINE_string("out", "curves.png", "File to write, .png or .svg; one that is there is replaced.")
     absl_flags.DEFINE_list("tags", list(curves.TAGS), "What to draw, a panel each, by the names on TensorBoard.")
+    absl_flags.register_validator("tags", lambda tags: tags and all(tags), "name at least one, as in console/loss")
 
 
 if __name__ == "__main__":

@@ -371,8 +371,11 @@ TRAIN = ("--dataset=synthetic", "--train_dir=run")
         ("train", ["--momentum=nan"], "flag --momentum=nan: give a number, not NaN"),
         ("train", [f"--batch_size={NO_INT64}"], f"flag --batch_size={NO_INT64}: give at most 9223372036854775807"),
         ("eval", [f"--num_examples={NO_INT64}"], f"flag --num_examples={NO_INT64}: give at most 9223372036854775807"),
+        ("train", ["--train_dir=a\nb"], r"flag --train_dir='a\nb': holds a control character; choose another path"),
+        ("eval", ["--eval_dir=\x1b[31m"], r"flag --eval_dir='\x1b[31m': holds a control character; choose another"),
         ("multi_gpu_train", ["--num_gpus=1000000000"], "flag --num_gpus=1000000000: 1000000000 is not an integer in"),
         ("compare", ["--setups=0towers"], "flag --setups=['0towers']: write them as one, 2towers, 2workers or"),
+        ("benchmark", ["--worker=input/none"], "flag --worker=input/none: this is for the benchmark itself; leave it"),
         ("benchmark", ["--modes="], "flag --modes=[]: choose from end_to_end,fixed_batch,"),
         (
             "benchmark",
@@ -380,6 +383,7 @@ TRAIN = ("--dataset=synthetic", "--train_dir=run")
             "--json=missing/file: cannot be written (No such file or directory); ch",
         ),
         ("plot", ["--out=curves", "."], "--out=curves: does not say what to write; end it in .png or .svg"),
+        ("plot", ["--tags=", "."], "flag --tags=[]: name at least one, as in console/loss"),
         ("plot", ["--out=", "."], "--out=: does not say what to write; end it in .png or .svg"),
         ("train", [*TRAIN, "--init_from=missing"], "No checkpoint file missing.index; give --init_from as …/model.ck"),
         (
