@@ -226,14 +226,15 @@ def own_folder(eval_dir, checkpoint_dir):
       RunError: it cannot be written, or the mark of whose curves it has cannot be read.
     """
     run = history.identity(checkpoint_dir) or os.path.abspath(checkpoint_dir)
-    folder, number = eval_dir, 1
+    folder, number, other = eval_dir, 1, None
     while (owner := _owner(folder, run, checkpoint_dir)).get("run") != run:
         number += 1
-        beside = f"{eval_dir.rstrip(os.sep)}-{number}"
-        other = owner.get("checkpoint_dir")
-        other = other if isinstance(other, str) and other.isprintable() else shortened(other)
-        print(f"{folder}: has the curves of another run, of {other}; those of this one go to {beside}", flush=True)
-        folder = beside
+        folder = f"{eval_dir.rstrip(os.sep)}-{number}"
+        if other is None:
+            other = owner.get("checkpoint_dir")
+            other = other if isinstance(other, str) and other.isprintable() else shortened(other)
+    if other is not None:
+        print(f"{eval_dir}: has the curves of another run, of {other}; those of this one go to {folder}", flush=True)
     return folder
 
 

@@ -125,7 +125,8 @@ def find_checkpoint(checkpoint, checkpoint_dir, flag="checkpoint"):
     if checkpoint and not os.path.isdir(checkpoint):
         path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", checkpoint)
         if not os.path.isfile(checkpoints.file(path)):
-            raise RunError(f"No checkpoint file {path}.index; give --{flag} as …/{checkpoints.NAME}-<step>")
+            wanted = f"…/{checkpoints.NAME}-<step>, or {PRETRAINED}"
+            raise RunError(f"No checkpoint file {path}.index; give --{flag} as {wanted}")
         return path
     directory = checkpoint or checkpoint_dir
     with contextlib.redirect_stdout(sys.stderr):  # warnings, which do not belong among the predictions
@@ -134,7 +135,7 @@ def find_checkpoint(checkpoint, checkpoint_dir, flag="checkpoint"):
         remedy = f"choose another --{flag if checkpoint else 'checkpoint_dir'}"
         if checkpoints.paths(directory):
             raise RunError(f"{directory}: none of its checkpoints can be read; {remedy}")
-        raise RunError(f"No checkpoint file found in {directory}; train first, or {remedy}")
+        raise RunError(f"No checkpoint file found in {directory}; train first, {remedy}, or --{flag}={PRETRAINED}")
     return path
 
 

@@ -179,11 +179,13 @@ def test_half_precision_is_refused(checkpoint, tmp_path):
 def test_a_model_card_says_what_is_on_record_and_what_is_not(checkpoint, tmp_path):
     text = serving.model_card(serving.TrainedNetwork(checkpoint, ("a|b", "c")), {"onnx": True})
     assert "| classes | a&#124;b, c |" in text and "| trained on | not on record |" in text
-    assert "| precision | not on record: measure it with cifar10_eval.py |" in text
+    assert "| precision | not on record: cifar10_train.py --eval_every_steps records it |" in text
+    assert "| began with | not on record |" in text
     assert "`model.onnx`" in text and "`model.keras`" not in text and "Apache License 2.0" in text
 
     start = {"event": "start", "program": "cifar10_train.py", "arguments": ["--seed=3"], "dataset": "synthetic"}
     start |= {"versions": {"tensorflow": "9"}, "data": {"a.bin": "00ff"}, "recipe": "fast", "model": "tutorial"}
+    start["init_from"] = "mine/model.ckpt-9"
     folder = tmp_path / "run"
     save_network(folder, [5])
     (folder / "runs.jsonl").write_text(json.dumps(start) + "\n")
@@ -192,13 +194,14 @@ def test_a_model_card_says_what_is_on_record_and_what_is_not(checkpoint, tmp_pat
         '{"step": 6, "precision": 1.0, "correct": 4, "of": 4, "images": "test"}\n'
     )
     text = serving.model_card(serving.TrainedNetwork(str(folder / "model.ckpt-5"), NAMES), {})
+    assert "| began with | mine/model.ckpt-9 |" in text
     assert "| command | cifar10_train.py --seed=3 |" in text and "| versions | tensorflow 9 |" in text
     assert "| precision | 3 of 4 test images |" in text and "| SHA-256 of that | a.bin 00ff |" in text
 
 
 @pytest.mark.parametrize("value", [None, 7, "x", [], {}, [None], "a\nb\x1b[2J", "x" * 10**6, {"a": {"b": []}}])
 def test_a_model_card_takes_a_record_of_any_content(value):
-    names = ("program", "arguments", "versions", "data", "dataset", "recipe", "model", "hyper_parameters")
+    names = ("program", "arguments", "versions", "data", "dataset", "recipe", "model", "init_from", "hyper_parameters")
     text = model_card.text("x", ("a",), {}, dict.fromkeys(names, value), [])
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 11 and "\x1b" not in text and len(text) < 30_000
+    assert len(rows) == 12 and "\x1b" not in text and len(text) < 30_000

@@ -408,7 +408,10 @@ def test_curves_of_two_runs_are_in_two_folders_and_those_of_a_run_that_was_moved
     train_dir.rename(tmp_path / "moved")
     assert evaluation.own_folder(eval_dir, str(tmp_path / "moved")) == eval_dir
     record(tmp_path / "moved", time="2026-01-03T12:00:00+00:00")  # begun anew in the same folder
+    capsys.readouterr()
     assert evaluation.own_folder(eval_dir, str(tmp_path / "moved")) == f"{eval_dir}-3"
+    said = capsys.readouterr().out  # once, whatever number of folders there are
+    assert said.count("\n") == 1 and said.endswith(f"those of this one go to {eval_dir}-3\n")
     found = [evaluation.own_folder(f"{eval_dir}-old", name) for name in ("/x", "/y", "/x")]  # runs without a record
     assert found == [f"{eval_dir}-old", f"{eval_dir}-old-2", f"{eval_dir}-old"]
 

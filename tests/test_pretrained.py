@@ -118,6 +118,15 @@ def test_a_training_begins_with_its_weights(pretrained, synthetic_dir, tmp_path,
     np.testing.assert_array_equal(reader.get_tensor("conv1/weights"), there)
 
 
+def test_of_other_classes_it_is_told_how_many_it_has(pretrained, tmp_path):
+    with tf.Graph().as_default():
+        biases = tf.get_variable("softmax_linear/biases", [3])
+        assert checkpoints.difference(pretrained, {"softmax_linear/biases/ExponentialMovingAverage": biases}) == (
+            "of another network: softmax_linear/biases/ExponentialMovingAverage is [10] there, [3] here; choose the "
+            "--dataset of 10 classes that it was trained on"
+        )
+
+
 def test_a_damaged_checkpoint_is_not_evaluated(pretrained, synthetic_dir, tmp_path):
     with open(f"{pretrained}.data-00000-of-00001", "r+b") as file:
         file.write(b"\xff" * 100)

@@ -218,7 +218,7 @@ def test_a_checkpoint_is_the_one_named_or_the_newest_readable(checkpoint, tmp_pa
     assert serving.find_checkpoint(None, str(tmp_path)) == f"{tmp_path}/model.ckpt-5"
     out, err = capsys.readouterr()
     assert "model.ckpt-6: it cannot be read: " in err and out == ""
-    with pytest.raises(RunError, match="No checkpoint file found in /missing; train first, or choose another --ch"):
+    with pytest.raises(RunError, match="No checkpoint file found in /missing; train first, choose another --ch"):
         serving.find_checkpoint(None, "/missing")
     with pytest.raises(RunError, match=r"No checkpoint file /x/model\.ckpt-9\.index; give --checkpoint as …/model"):
         serving.find_checkpoint("/x/model.ckpt-9", directory)

@@ -389,7 +389,7 @@ TRAIN = ("--dataset=synthetic", "--train_dir=run")
         (
             "train",
             [*TRAIN, "--init_from=."],
-            "No checkpoint file found in .; train first, or choose another --init_from",
+            "No checkpoint file found in .; train first, choose another --init_from, or",
         ),
     ],
 )

@@ -32,12 +32,13 @@ def text(title, class_names, files, start, evaluations):
         "classes": ", ".join(class_names),
         "network": start.get("model", UNKNOWN),
         "trained on": start.get("dataset", UNKNOWN),
+        "began with": start.get("init_from", "random weights" if start else UNKNOWN),
         "SHA-256 of that": ", ".join(f"{name} {value}" for name, value in hashes) or UNKNOWN,
         "recipe": start.get("recipe", UNKNOWN),
         "hyper-parameters": start.get("hyper_parameters", UNKNOWN),
         "command": " ".join(map(str, command)) if command[0] else UNKNOWN,
         "versions": ", ".join(f"{name} {value}" for name, value in versions) or UNKNOWN,
-        "precision": "; ".join(evaluations) or f"{UNKNOWN}: measure it with cifar10_eval.py",
+        "precision": "; ".join(evaluations) or f"{UNKNOWN}: cifar10_train.py --eval_every_steps records it",
     }
     lines = [f"# {_cell(title)}", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in rows.items()]

@@ -335,7 +335,8 @@ def _some(texts, count=3):
 
 def _remedy(shapes, missing, other):
     if other and not missing and all(text.startswith("softmax_linear/") for text in other):
-        return f"choose the --dataset of {shapes['softmax_linear/biases'][0]} classes that it was trained on"
+        (num_classes,) = shapes.get("softmax_linear/biases") or shapes["softmax_linear/biases" + AVERAGE]
+        return f"choose the --dataset of {num_classes} classes that it was trained on"
     return "choose the directory of a run of this network"
 
 

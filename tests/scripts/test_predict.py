@@ -104,7 +104,7 @@ def test_json_lines_hold_what_the_text_says_with_all_digits(train_dir, folder, c
     ("flags", "message"),
     [
         ({"top_k": 11}, "--top_k=11: there are only 10 classes; give a number up to that"),
-        ({"checkpoint_dir": "/missing"}, "No checkpoint file found in /missing; train first, or choose another --che"),
+        ({"checkpoint_dir": "/missing"}, "No checkpoint file found in /missing; train first, choose another --che"),
         ({"checkpoint": "/missing/model.ckpt-7"}, "No checkpoint file /missing/model.ckpt-7.index; give --checkpoint"),
     ],
 )
