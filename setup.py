@@ -37,7 +37,7 @@ setup(
         "svhn": ["scipy"],
         "onnx": ["onnx", "onnxruntime"],
         "plot": ["matplotlib"],
-        "test": ["pytest", "pytest-xdist", "ruff", "scipy", "onnx", "onnxruntime", "matplotlib"],
+        "test": ["pytest", "pytest-xdist", "ruff", "scipy", "onnx", "onnxruntime", "matplotlib", "jax"],
         "benchmark": ["torch", "jax"],
     },
 )
