@@ -21,6 +21,7 @@ LAST_TEN = list(zip(*RESULTS["tutorial"]["last_ten_checkpoints"].values(), stric
 FAST = list(zip(*RESULTS["fast"]["precision"].values(), strict=True))
 MUON = list(zip(*RESULTS["muon"]["precision"].values(), strict=True))
 EPOCH = 50_000  # images
+VIEWS = "precision in one view, in ten"
 IMAGES = {  # of a whole training
     "construction": 100_000 * 128,
     "tutorial": 100_000 * 128,
@@ -179,11 +180,22 @@ def test_the_trials_of_the_muon_recipe_are_those_on_record():
     assert stated in " ".join(PAGE.split())
 
 
+def test_cuda_convnet_and_the_networks_without_normalization_are_those_on_record():
+    networks = RESULTS["networks"][VIEWS]
+    expected = [(name, *(f"{value:.4f}" for value in values)) for name, values in networks.items()]
+    assert table(PAGE, "network", "one view") == expected and len(expected) == 4
+    assert networks["tutorial"][0] == RESULTS["muon"]["precision"]["0"][0]
+    curve = RESULTS["cuda_convnet"][f"epochs, {VIEWS}"]
+    expected = [(str(epochs), *(f"{value:.4f}" for value in values)) for epochs, *values in curve]
+    assert table(PAGE, "epochs", "one view") == expected and len(expected) >= 5
+
+
 def test_the_exercises_are_answered_with_what_is_on_record():
     exercises = {row[0]: row for row in table(LESSON, "exercise", "command", "expected", "measured")}
-    assert len(exercises) == 7
+    assert len(exercises) == 8
     seconds = {name: statistics.median(values) for name, values in RESULTS["seconds_to_step_0"].items()}
-    queue, local = RESULTS["queue"], RESULTS["cuda_convnet"]
+    queue, networks = RESULTS["queue"], RESULTS["networks"][VIEWS]
+    _, *of_local = RESULTS["cuda_convnet"][f"epochs, {VIEWS}"][-1]
     means = [statistics.mean(column) for column in LAST_TEN]
     towers = RESULTS["devices"]["setups"]["2 towers x 64"]
     for exercise, expected in {
@@ -193,7 +205,11 @@ def test_the_exercises_are_answered_with_what_is_on_record():
             f"{queue['precision']['0.05'][0]:.4f} against {queue['precision']['0.4'][0]:.4f}",
         ],
         "Reproduce cuda-convnet's network, whose top layers are locally connected (2,112,970 parameters)": [
-            f"{local['precision'][0]:.4f} in one view, {local['precision_of_10_views'][0]:.4f} in ten"
+            f"{of_local[0]:.4f} in one view, {of_local[1]:.4f} in ten"
+        ],
+        "Remove norm1 and norm2": [
+            f"{networks['tutorial_without_lrn'][0]:.4f} against {networks['tutorial'][0]:.4f}",
+            f"{networks['cuda_convnet_without_lrn'][0]:.4f} against {networks['cuda_convnet'][0]:.4f}",
         ],
         "Evaluate without the moving averages": [f"{means[1]:.4f} against {means[0]:.4f}"],
         "Compare one GPU at 128 with two at 64": [
