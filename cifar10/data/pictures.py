@@ -189,8 +189,9 @@ def _chunks(stream):
     so each waits for something to read, and never for long.
     """
     left = MAX_BYTES + 1
+    at_once = not hasattr(select, "poll")  # on Windows, where only sockets can be waited for
     while left:
-        if select.select([stream], [], [], signals.POLL_SECS)[0]:
+        if at_once or select.select([stream], [], [], signals.POLL_SECS)[0]:
             if not (chunk := stream.read1(left)):
                 return
             yield chunk

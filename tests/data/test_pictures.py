@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 import zlib
 
 import numpy as np
@@ -361,7 +362,11 @@ def test_a_signal_that_interrupts_no_read_ends_the_wait_for_standard_input(monke
         end_of_input.cancel()
 
 
-def test_standard_input_that_comes_in_parts_is_one_picture(monkeypatch):
+@pytest.mark.parametrize("windows", [False, True])
+def test_standard_input_that_comes_in_parts_is_one_picture(monkeypatch, windows):
+    """On Windows select has no poll, and takes nothing but sockets."""
+    if windows:
+        monkeypatch.setattr(pictures, "select", types.SimpleNamespace(select=None))
     reading, writing = os.pipe()
 
     def write():
