@@ -180,6 +180,16 @@ def test_the_trials_of_the_muon_recipe_are_those_on_record():
     assert stated in " ".join(PAGE.split())
 
 
+def test_the_parts_of_the_muon_recipe_are_worth_what_is_on_record():
+    ablation = RESULTS["muon"]["ablation"]
+    expected = [
+        (name, f"{statistics.mean(values):.4f}", f"{min(values):.4f} to {max(values):.4f}")
+        for name, values in ablation.items()
+    ]
+    assert table(PAGE, "left out", "precision @ 1, mean") == expected
+    assert len(expected) == 3 and {len(values) for values in ablation.values()} == {3}
+
+
 def test_cuda_convnet_and_the_networks_without_normalization_are_those_on_record():
     networks = RESULTS["networks"][VIEWS]
     expected = [(name, *(f"{value:.4f}" for value in values)) for name, values in networks.items()]
