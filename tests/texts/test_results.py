@@ -257,7 +257,7 @@ def test_towers_and_workers_did_the_same_as_one_process():
         for name, setup in setups.items()
     ]
     assert table(PAGE, "devices", "images/s") == expected
-    assert setups["2 workers x 64"]["ratio"] >= 0.85
+    assert setups["2 workers x 64"]["ratio"] >= 0.8
 
 
 def test_workers_send_what_their_algebra_says():
