@@ -95,7 +95,11 @@ def _handled(handler):
 
     def first(signum, frame):
         nonlocal came
+        if came:
+            return  # at the same instant, which counts as one
         came = True
+        # Has those called that came at the same instant: Python complains where it finds their handlers taken away.
+        signal.raise_signal(signum)
         for each in before:
             signal.signal(each, signal.SIG_DFL)
         handler(signum)

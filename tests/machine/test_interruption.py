@@ -179,3 +179,20 @@ def test_a_sleep_lasts_as_long_as_was_asked():
     signals.sleep(0.7)  # more than is slept at a time
     assert 0.7 <= time.monotonic() - started_at < 2.0
     signals.sleep(-1.0)
+
+
+def test_two_signals_at_the_same_instant_are_one():
+    """Else Python writes that the second was "ignored due to race condition", which pytest's settings make an error."""
+    before = [signal.getsignal(signum) for signum in signals.ENDING]
+    both = {signal.SIGINT, signal.SIGTERM}
+    try:
+        with signals.deferred() as request:
+            signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            for signum in both:
+                signal.pthread_kill(threading.get_ident(), signum)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+            assert request.signum in both
+            assert {signal.getsignal(signum) for signum in both} == {signal.SIG_DFL}  # the next one ends the process
+    finally:
+        for signum, handler in zip(signals.ENDING, before, strict=True):
+            signal.signal(signum, handler)
