@@ -153,6 +153,7 @@ def test_an_export_has_all_forms_and_they_agree(checkpoint, images, synthetic_di
     assert (serving.tflite_probabilities(str(int8), images).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.7
 
 
+@pytest.mark.slow
 def test_what_another_library_gets_wrong_is_not_exported(checkpoint, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     network = serving.TrainedNetwork(checkpoint, NAMES)

@@ -337,6 +337,7 @@ def test_tf_lite_has_no_half_precision(checkpoint, tmp_path):
         serving.export(serving.TrainedNetwork(checkpoint, NAMES, use_fp16=True), str(tmp_path / "export"), tflite=True)
 
 
+@pytest.mark.slow
 def test_an_export_replaces_nothing_and_is_whole_or_not_there(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("keep")

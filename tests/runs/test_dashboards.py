@@ -71,6 +71,7 @@ def image(value):
     return np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
 
 
+@pytest.mark.slow
 def test_one_device_and_several_write_the_same_tags(logdir):
     tags = set(values(logdir / "train"))
     assert tags == set(values(logdir / "towers"))
@@ -79,6 +80,7 @@ def test_one_device_and_several_write_the_same_tags(logdir):
     assert tags == tutorials | ours
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_write_one_layout_whose_charts_all_have_tags(logdir):
     """No tag with a bracket, of which TensorBoard would draw nothing."""
     layouts, tags = set(), set()
@@ -102,6 +104,7 @@ def test_training_and_evaluation_write_one_layout_whose_charts_all_have_tags(log
     assert tags - shown == {tag for tag in tags if "(raw)" in tag} | {"global_step/sec"}
 
 
+@pytest.mark.slow
 def test_the_console_is_charted_and_the_wait_for_input_is_a_part_of_the_step(logdir):
     found = values(logdir / "train")
     lines = [json.loads(line) for line in (logdir / "train" / "metrics.jsonl").read_text().splitlines()]
@@ -115,6 +118,7 @@ def test_the_console_is_charted_and_the_wait_for_input_is_a_part_of_the_step(log
     assert all(0 < wait < slowest_ms for _, wait in waits)
 
 
+@pytest.mark.slow
 def test_a_run_describes_itself(logdir):
     (first, _), (resumed, _) = [(text(value), step) for step, value in values(logdir / "train")["run/text_summary"]]
     assert "| first step | 0 |" in first and "| first step | 6 |" in resumed
@@ -124,6 +128,7 @@ def test_a_run_describes_itself(logdir):
     assert "| images evaluated | 200 of 2,000 |" in text(values(logdir / "eval")["run/text_summary"][0][1])
 
 
+@pytest.mark.slow
 def test_recalls_add_up_to_the_precision_of_all(logdir, synthetic_dir):
     found = values(logdir / "eval")
     labels = records.load(datasets.SYNTHETIC, synthetic_dir, "test").labels[:200]
@@ -267,6 +272,7 @@ def test_filters_are_tiles_in_which_grey_is_zero(graph):
     assert (tiles[:, 4] == 255).all() and (tiles[5] == 255).all() and (tiles[12:, 5:] == 255).all()
 
 
+@pytest.mark.slow
 def test_filters_shown_are_the_first_layers_and_those_of_the_step(logdir):
     (_, first), *_ = values(logdir / "train")["conv1/filters/image"]
     tiles = image(first)
@@ -276,6 +282,7 @@ def test_filters_shown_are_the_first_layers_and_those_of_the_step(logdir):
     np.testing.assert_allclose(tiles[6:11, 6:11], expected, atol=0.5 + 1e-4)
 
 
+@pytest.mark.slow
 def test_a_trace_is_of_its_steps_and_tells_when_conv2_ran(logdir):
     assert [path.name for path in (logdir / "train").glob("timeline*")] == ["timeline-3.json"]
     trace = json.loads((logdir / "train" / "timeline-3.json").read_text())["traceEvents"]
@@ -338,6 +345,7 @@ def get(url, path, **query):
 
 
 @forgetful
+@pytest.mark.slow
 def test_tensorboard_serves_charts_images_tables_and_compute_times(tensorboard):
     for run in ("eval", "eval_train"):
         points = get(tensorboard, "scalars/scalars", run=run, tag="Precision @ 1")

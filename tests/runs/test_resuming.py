@@ -122,6 +122,7 @@ def test_missing_momentum_is_said_and_begins_anew(synthetic_dir, tmp_path, inter
     ]
 
 
+@pytest.mark.slow
 def test_a_companion_comes_and_goes_with_its_checkpoint(synthetic_dir, tmp_path):
     train(synthetic_dir, tmp_path, recipe="fast", max_steps=6, save_checkpoint_steps=2, keep_checkpoints=2)
     steps = [checkpoints.step(path) for path in checkpoints.paths(str(tmp_path))]

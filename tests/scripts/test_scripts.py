@@ -267,6 +267,7 @@ def test_a_wrong_setup_is_refused(argument, message, synthetic_dir):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_a_pod_without_tf_config_trains_alone_and_says_so(tiny, tmp_path, monkeypatch, capsys):
     """As of a TFJob of one replica, which gets none."""
     write_noise(tiny, tmp_path)
