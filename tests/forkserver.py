@@ -1,17 +1,20 @@
-"""Scripts in processes that are forks of one, the server, which has imported TensorFlow and cifar10 once for all.
+"""Python programs in processes that are forks of one, the server, which has imported TensorFlow once for all.
 
-The imports take seconds, which is more than most scripts need for the rest. The server does nothing else: it builds no
-graph, opens no session and starts no thread, so that a fork of it stands where a script stands after its imports. It
-goes on with its own arguments, folder, environment variables and files, and ends as any program does.
+The import takes seconds, which is more than most programs need for the rest. The server does nothing else: it builds no
+graph, opens no session and starts no thread, so that a fork of it stands where a program stands after it has imported
+TensorFlow. It goes on with its own arguments, folder, environment variables, files and signals that are ignored, and
+ends as any program does.
 
-The server has read before what Python and TensorFlow read when they are started or imported: PYTHONIOENCODING,
-TF_CPP_MIN_LOG_LEVEL, whether standard output is a terminal, which signals are ignored. Tests of these start Python.
+The server has read before what Python and TensorFlow read when they are started or imported: PYTHONIOENCODING and
+TF_CPP_MIN_LOG_LEVEL. Tests of these start Python.
 """
 
 import atexit
+import concurrent.futures
 import contextlib
 import functools
 import gc
+import io
 import json
 import os
 import runpy
@@ -20,8 +23,10 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
 MAX_BYTES = 2**17  # of a request, which arrives in one piece
 
 
@@ -30,25 +35,66 @@ def environment():
     return {**os.environ, "PYTHONPATH": ROOT, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-class Script:
-    """A running script, with some of the methods of subprocess.Popen."""
+class Program:
+    """A running program, with what tests need of subprocess.Popen."""
 
-    def __init__(self, path, arguments, files, cwd, env):
+    def __init__(self, command, stdin=None, stdout=None, stderr=None, cwd=None, env=None, ignoring=()):
         """Starts it.
 
         Args:
-          path, arguments: of the script.
-          files: its standard input, output and error.
-          cwd: its current folder.
-          env: {name: value}, its environment variables.
+          command: what stands behind `python`: [path of a script, or -m and a module, or -c and a text, *arguments].
+          stdin, stdout, stderr: its files; None: those of this process; subprocess.PIPE: this process has the other
+            end, as an attribute of that name, whose text is UTF-8.
+          cwd: its current folder; None: that of this process.
+          env: {name: value}, its environment variables; None: environment().
+          ignoring: the signals that it ignores from the beginning, as nohup's and what a shell starts with `&`.
         """
-        self._reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = {"argv": [str(path), *map(str, arguments)], "cwd": str(cwd), "env": dict(env)}
-        with theirs:
-            descriptors = [*(file.fileno() for file in files), theirs.fileno()]
+        self.stdin = self.stdout = self.stderr = None
+        with contextlib.ExitStack() as theirs:
+            descriptors = []
+            for number, (name, file) in enumerate(zip(STREAMS, (stdin, stdout, stderr), strict=True)):
+                if file == subprocess.PIPE:
+                    reader, writer = os.pipe()
+                    ends = os.fdopen(reader, encoding="utf-8"), os.fdopen(writer, "w", encoding="utf-8")
+                    file, ours = ends if name == "stdin" else ends[::-1]
+                    theirs.enter_context(file)
+                    setattr(self, name, ours)
+                descriptors.append(number if file is None else file if isinstance(file, int) else file.fileno())
+            self._reports, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            descriptors.append(theirs.enter_context(reports).fileno())
+            request = {
+                "command": [str(each) for each in command],
+                "cwd": str(cwd or os.getcwd()),
+                "env": dict(environment() if env is None else env),
+                "ignoring": list(ignoring),
+            }
             socket.send_fds(_server(), [json.dumps(request).encode()], descriptors)
         self.pid = int(self._reports.recv(MAX_BYTES))
         self.returncode = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Kills it if it still runs."""
+        self.kill()
+        self.wait()
+        for pipe in filter(None, (self.stdin, self.stdout, self.stderr)):
+            pipe.close()
+
+    def communicate(self, input=None, timeout=None):
+        """Writes a text, if there is one; returns (stdout, stderr), what came where they are pipes, at the end."""
+        with self, concurrent.futures.ThreadPoolExecutor(2) as pool:
+            pipes = (self.stdout, self.stderr)
+            texts = [pool.submit(pipe.read) if pipe and not pipe.closed else None for pipe in pipes]
+            if self.stdin:
+                with self.stdin:
+                    self.stdin.write(input or "")
+            try:
+                self.wait(timeout)
+            finally:
+                self.kill()  # which ends the threads
+            return tuple(text and text.result() for text in texts)
 
     def wait(self, timeout=None):
         if self.returncode is None:
@@ -110,21 +156,38 @@ def _report(report):
 
 
 def _main():
-    import cifar10  # noqa: F401
+    import tensorflow.compat.v1  # noqa: F401
 
     gc.freeze()  # what was imported is no garbage, and its memory remains shared
     request, (*descriptors, report) = _serve(socket.socket(fileno=int(sys.argv[1])))
-    for target, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, target)
+    for (name, mode), descriptor in zip(STREAMS.items(), descriptors, strict=True):
+        stream = getattr(sys, name)
+        os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
+        raw = os.fdopen(stream.fileno(), f"{mode}b", 0 if stream.write_through else -1, closefd=False)
+        anew = io.TextIOWrapper(raw, stream.encoding, stream.errors, write_through=stream.write_through)
+        anew.reconfigure(line_buffering=name == "stderr" or anew.isatty())
+        setattr(sys, name, anew)
+        setattr(sys, f"__{name}__", anew)
     _report(socket.socket(fileno=report))
+    for signum in request["ignoring"]:
+        signal.signal(signum, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    sys.argv = request["argv"]
-    sys.orig_argv = [sys.executable, *sys.argv]
-    sys.path[0] = os.path.dirname(sys.argv[0])
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    first, *arguments = command = request["command"]
+    sys.orig_argv = [sys.executable, *command]
+    if first == "-c":
+        text, *arguments = arguments
+        sys.argv, sys.path[0] = [first, *arguments], ""
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(compile(text, "<string>", "exec"), main.__dict__)
+    elif first == "-m":
+        sys.argv, sys.path[0] = arguments, os.getcwd()
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = command, os.path.dirname(first)
+        runpy.run_path(first, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import forkserver
 import numpy as np
 import published
 import tensorflow.compat.v1 as tf
-from forkserver import environment
 from PIL import Image
 
 from cifar10.data import datasets, records
@@ -133,26 +132,26 @@ def write_images(data_dir, class_names, seed=0):
     return manifest["train"]["sha256"]
 
 
-def run_script(name, *args, timeout=120, check=None, cwd="~"):
-    """Runs scripts/<name>.py as a user would, from another folder, but for its imports (see forkserver).
+def run_python(*command, timeout=120, check=None, cwd=None, env=None):
+    """Runs what stands behind `python`, but for the import of TensorFlow (see forkserver).
 
     Returns:
       The finished process.
     """
-    path = SCRIPTS / f"{name}.py"
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
-        script = forkserver.Script(path, args, (nothing, out, err), os.path.expanduser(cwd), environment())
-        try:
-            script.wait(timeout)
-        finally:
-            script.kill()
-            script.wait()
+        with forkserver.Program(command, nothing, out, err, cwd, env) as program:
+            program.wait(timeout)
         out.seek(0)
         err.seek(0)
-        process = subprocess.CompletedProcess([path, *args], script.returncode, out.read(), err.read())
+        process = subprocess.CompletedProcess(command, program.returncode, out.read(), err.read())
     if check is not None:
         assert process.returncode == check, process.stdout + process.stderr
     return process
+
+
+def run_script(name, *args, cwd="~", **options):
+    """Runs scripts/<name>.py as a user would, from another folder; see run_python."""
+    return run_python(SCRIPTS / f"{name}.py", *args, cwd=os.path.expanduser(cwd), **options)
 
 
 def take(tensors, batches, queue=False):

@@ -4,14 +4,12 @@ import functools
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from absl import flags as absl_flags
-from helpers import SCRIPTS, encode, environment, evaluate, final, run_script, save_network, scene, train
+from helpers import SCRIPTS, encode, evaluate, final, run_python, run_script, save_network, scene, train
 
 from cifar10 import api, flags, serving
 from cifar10.data import datasets
@@ -174,9 +172,7 @@ def test_the_manuals_program_runs(synthetic_dir, tmp_path):
     for text, ours in (("/tmp/mine", str(tmp_path / "run")), ("/tmp/data", synthetic_dir), ("=100", "=3")):
         assert text in program
         program = program.replace(text, ours)
-    command = [sys.executable, "-c", program]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment())
-    assert process.returncode == 0, process.stderr
+    process = run_python("-c", program, check=0)
     *_, precision, line = process.stdout.splitlines()
     assert 0 <= float(precision) <= 1 and line.startswith("('disc', 'ring',") and line.endswith("run/model.ckpt-3")
 
@@ -195,6 +191,5 @@ assert tf.executing_eagerly() and float(tf.constant(2.0) * 2) == 4
 @pytest.mark.slow
 def test_it_leaves_a_notebooks_tensorflow_as_it_was(checkpoint, tmp_path):
     (tmp_path / "1.png").write_bytes(encode(scene(32, 32), "PNG"))
-    command = [sys.executable, "-c", NOTEBOOK, checkpoint, str(tmp_path / "1.png")]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment())
-    assert process.returncode == 0 and process.stdout.strip(" \n[]'") in datasets.CIFAR10.class_names, process.stderr
+    process = run_python("-c", NOTEBOOK, checkpoint, tmp_path / "1.png", check=0)
+    assert process.stdout.strip(" \n[]'") in datasets.CIFAR10.class_names

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import environment, network, save_network
+from forkserver import environment
+from helpers import network, save_network
 
 from cifar10 import serving
 from cifar10.bridges import keras_file, model_card, onnx_file, parts

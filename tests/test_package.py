@@ -1,24 +1,17 @@
 """The package as its users' forks call it: each case in a process of its own."""
 
-import subprocess
-import sys
-
 import pytest
-from helpers import environment
+from helpers import run_python
 
 
-def run_python(code, *args, check=True):
+def run(code, *args):
     """Runs a program given as text; returns the lines that it prints."""
-    process = subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, env=environment(), timeout=120
-    )
-    assert not check or process.returncode == 0, process.stdout + process.stderr
-    return process.stdout.splitlines()
+    return run_python("-c", code, *args, check=0).stdout.splitlines()
 
 
 @pytest.mark.slow
 def test_importing_changes_nothing_and_prints_nothing():
-    lines = run_python("""
+    lines = run("""
 import os, tensorflow as tf
 from absl import flags
 before, environ, files = set(flags.FLAGS), dict(os.environ), os.listdir()
@@ -38,7 +31,7 @@ print((cifar10.FLAGS.batch_size, cifar10.FLAGS.data_dir, cifar10.FLAGS.use_fp16)
 
 @pytest.mark.slow
 def test_constants_are_the_tutorials():
-    lines = run_python("""
+    lines = run("""
 import cifar10
 print(cifar10.IMAGE_SIZE, cifar10.NUM_CLASSES, cifar10.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN,
       cifar10.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL, cifar10.MOVING_AVERAGE_DECAY, cifar10.NUM_EPOCHS_PER_DECAY,
@@ -93,14 +86,14 @@ else:
 @pytest.mark.parametrize("mode", ["v1", "v2"])
 @pytest.mark.parametrize("style", ["plain", "monitored"])
 def test_a_fork_with_the_tutorials_calls_runs(full_size_dir, tmp_path, mode, style):
-    lines = run_python(FORK, full_size_dir, mode, style, str(tmp_path))
+    lines = run(FORK, full_size_dir, mode, style, str(tmp_path))
     assert lines == ["(8, 24, 24, 3) float32 (8,) int32 (8, 10) ()", "3"]
 
 
 @pytest.mark.slow
 def test_a_fork_evaluates_towers_flags_and_constants(full_size_dir):
     """What else forks do: eval inputs, their own towers, other constants, flags set in code as in a notebook."""
-    lines = run_python(
+    lines = run(
         """
 import sys
 sys.argv = ["ipykernel_launcher.py", "-f", "/root/kernel.json", "--data_dir", "elsewhere"]

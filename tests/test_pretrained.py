@@ -5,14 +5,13 @@ import fnmatch
 import json
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import FILES, SCRIPTS, environment, evaluate, save_network, train
+from helpers import FILES, SCRIPTS, evaluate, run_python, save_network, train
 
 from cifar10 import api, serving
 from cifar10.data import datasets
@@ -231,16 +230,8 @@ runpy.run_path(script, run_name="__main__")
 def test_a_picture_is_predicted_without_any_flag(tmp_path):
     """Nor with a run where one would be; on standard output there are the predictions alone."""
     (tmp_path / "a.png").write_bytes(FILES["png"])
-    command = [
-        sys.executable,
-        "-c",
-        WITHOUT_A_RUN,
-        SCRIPTS / "cifar10_predict.py",
-        tmp_path / "none",
-        tmp_path / "a.png",
-    ]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment())
-    assert process.returncode == 0, process.stderr
+    arguments = [SCRIPTS / "cifar10_predict.py", tmp_path / "none", tmp_path / "a.png"]
+    process = run_python("-c", WITHOUT_A_RUN, *arguments, check=0)
     assert re.fullmatch(rf"{tmp_path}/a\.png: ([a-z]+ \d\.\d{{3}}(, |\n)){{3}}", process.stdout)
     assert process.stderr.count(f"No run in {tmp_path}/none: taking the network that comes with the package") == 1
 

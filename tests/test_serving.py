@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import FILES, central_square, encode, environment, resized, save_network, scene, write_images
+from forkserver import environment
+from helpers import FILES, central_square, encode, resized, save_network, scene, write_images
 
 from cifar10 import evaluation, serving
 from cifar10.data import datasets, pictures, records

@@ -16,7 +16,8 @@ import sys
 
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import SCRIPTS, environment, run_script, save_network, write_images, write_noise
+from forkserver import environment
+from helpers import SCRIPTS, run_script, save_network, write_images, write_noise
 
 from cifar10 import errors, evaluation, flags, serving, settings
 from cifar10.cluster import members

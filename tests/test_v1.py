@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import environment
+from forkserver import environment
+from helpers import run_python
 
 from cifar10.data import datasets
 
@@ -16,9 +17,7 @@ def run(folder, script, *args, check=0):
     """Runs a script, given as text, in a folder of its own as a user would; returns (its lines, what is on stderr)."""
     path = folder / "their_script.py"
     path.write_text(script)
-    command = [sys.executable, "-m", "cifar10.v1", str(path), *args]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment(), timeout=300)
-    assert process.returncode == check, process.stdout + process.stderr
+    process = run_python("-m", "cifar10.v1", path, *args, cwd=folder, check=check, timeout=300)
     return process.stdout.splitlines(), process.stderr
 
 
@@ -252,10 +251,9 @@ def test_modules_beside_the_script_go_before_ours(tmp_path):
     script = "import cifar10\nprint(cifar10.MINE, cifar10.tf.app.flags.FLAGS['batch_size'].default)\n"
     (tmp_path / "their_script.py").write_text(script)
     command = [sys.executable, "-P", "-m", "cifar10.v1", "their_script.py"]
-    elsewhere = [sys.executable, "-m", "cifar10.v1", str(tmp_path / "their_script.py")]
     done = [
         subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment()),
-        subprocess.run(elsewhere, cwd=tmp_path.parent, capture_output=True, text=True, env=environment()),
+        run_python("-m", "cifar10.v1", tmp_path / "their_script.py", cwd=tmp_path.parent),
     ]
     assert [process.stdout for process in done] == ["theirs 7\n"] * 2, done[0].stderr
     errors = done[0].stderr
@@ -288,7 +286,5 @@ def test_what_cannot_be_run_is_said_in_a_line(tmp_path, small_dir, script, messa
 @pytest.mark.slow
 def test_without_a_script_the_usage_is_shown(tmp_path):
     for args in ([], ["missing.py"]):
-        command = [sys.executable, "-m", "cifar10.v1", *args]
-        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
-        assert process.returncode == 1
+        process = run_python("-m", "cifar10.v1", *args, cwd=tmp_path, check=1)
         assert process.stderr.splitlines()[-1].endswith("usage: python -m cifar10.v1 SCRIPT [ARGUMENTS OF THE SCRIPT]")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from forkserver import Script, environment
+from forkserver import Program, environment
 from helpers import SCRIPTS, arguments
 
 from cifar10.machine import ports
@@ -32,7 +32,7 @@ class Process:
         self.members = {}
         path = SCRIPTS / "cifar10_distributed_train.py"
         with open(log, "w") as file, open(os.devnull) as nothing:
-            self.process = Script(path, flags, (nothing, file, file), os.getcwd(), environment() | variables)
+            self.process = Program([path, *flags], nothing, file, file, env=environment() | variables)
 
     @property
     def pid(self):

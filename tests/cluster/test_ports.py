@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import environment
+from forkserver import environment
 from processes import free_addresses
 
 from cifar10.cluster import local, members

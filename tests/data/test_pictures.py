@@ -13,13 +13,13 @@ import zlib
 
 import numpy as np
 import pytest
+from forkserver import environment
 from helpers import (
     BMP_BY_HAND,
     FILES,
     RGB,
     central_square,
     encode,
-    environment,
     exif,
     jpegs,
     lossless,

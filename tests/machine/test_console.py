@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import SCRIPTS, arguments, environment, run_script, save_network
+from forkserver import Program
+from helpers import SCRIPTS, arguments, run_script, save_network
 
 from cifar10.runs import checkpoints
 
@@ -84,8 +85,7 @@ def test_a_console_shows_what_it_can_of_any_text():
 
 
 def start(script, *args, **options):
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *map(str, args)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), **options)
+    return Program([SCRIPTS / f"{script}.py", *args], stderr=subprocess.PIPE, **options)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import time
 
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import SCRIPTS, arguments, environment, run_graph
+from forkserver import Program
+from helpers import SCRIPTS, arguments, run_graph
 
 from cifar10.machine import signals
 from cifar10.runs import checkpoints, history
@@ -24,26 +25,14 @@ started = []
 def no_process_is_left():
     yield
     while started:
-        process = started.pop()
-        process.kill()
-        process.communicate()
+        with started.pop() as process:
+            process.kill()
 
 
 def start(script, *args, ignoring=()):
     """Starts a script, with signals ignored as a shell does for what it starts with `&`, and no others."""
-
-    def ignore():
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_IGN if signum in ignoring else signal.SIG_DFL)
-
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / f"{script}.py", *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        preexec_fn=ignore,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = Program([SCRIPTS / f"{script}.py", *args], **pipes, ignoring=ignoring)
     started.append(process)
     return process
 

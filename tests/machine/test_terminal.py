@@ -4,12 +4,15 @@ import io
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import published
 import pytest
-from helpers import FILES, SCRIPTS, arguments, environment, save_network
+from forkserver import Program
+from helpers import FILES, SCRIPTS, arguments, save_network
 
 from cifar10.machine import terminal
 
@@ -62,14 +65,22 @@ def test_durations_are_said_as_people_do(secs, said):
     assert terminal.duration(secs) == said
 
 
-def on_a_terminal(script, *flags):
-    """Runs a script whose standard error is a terminal; returns what it printed on standard output, and there."""
+def on_a_terminal(script, *flags, pause_at=None):
+    """Runs a script whose standard error is a terminal; returns what it printed on standard output, and there.
+
+    It stands still for a while after a line of standard output with `pause_at`, so that it has lasted long enough.
+    """
     ours, theirs = pty.openpty()
-    command = [sys.executable, SCRIPTS / f"{script}.py", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment())
-    os.close(theirs)
-    with process.stdout:
-        out = process.stdout.read()
+    with Program([SCRIPTS / f"{script}.py", *flags], stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        out = ""
+        for line in process.stdout:
+            out += line
+            if pause_at and pause_at in line:
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(1.2 * terminal.FIRST_SECS)
+                process.send_signal(signal.SIGCONT)
+        code = process.wait(60)
     screen = b""
     while True:
         try:
@@ -80,22 +91,23 @@ def on_a_terminal(script, *flags):
             break
         screen += part
     os.close(ours)
-    assert process.wait() == 0, screen
+    assert code == 0, screen
     return out, screen.decode()
 
 
 @pytest.mark.slow
 def test_a_training_on_a_terminal_shows_more_and_prints_the_same(synthetic_dir, tmp_path):
-    out, screen = on_a_terminal("cifar10_train", *arguments(synthetic_dir, tmp_path / "train", max_steps=60))
+    flags = arguments(synthetic_dir, tmp_path / "train", max_steps=30)
+    out, screen = on_a_terminal("cifar10_train", *flags, pause_at=": step 9,")
     console = [line for line in out.splitlines() if re.match(published.CONSOLE_LINE, line)]
-    assert len(console) == 60
+    assert len(console) == 30
     assert (
         f"To watch it: tensorboard --logdir {tmp_path / 'train'}, then "
         "http://localhost:6006/?smoothing=0#custom_scalars&_smoothingWeight=0" in screen
     )
-    assert re.search(r"\rstep \d+ of 60, \d+ s left *\r", screen)
-    assert re.search(r"ended at step 60 with loss .*, 60 steps in \d+ s; saved as ", screen)
-    assert "tensorboard" not in out and " of 60" not in out and "ended" not in out
+    assert re.search(r"\rstep \d+ of 30, \d+ s left *\r", screen)
+    assert re.search(r"ended at step 30 with loss .*, 30 steps in \d+ s; saved as ", screen)
+    assert "tensorboard" not in out and " of 30" not in out and "ended" not in out
 
 
 @pytest.mark.slow

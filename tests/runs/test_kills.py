@@ -7,13 +7,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import SCRIPTS, arguments, environment, run_script
+from forkserver import Program
+from helpers import SCRIPTS, arguments, run_script
 
 from cifar10.runs import checkpoints
 
@@ -22,18 +22,12 @@ KILLS = int(os.environ.get("CIFAR10_KILLS", "3"))
 
 def train_and_kill(args, delay):
     """Starts training, kills it some time after its first line; returns the last step that it printed."""
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "cifar10_train.py", *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment(),
-    )
-    first = next(line for line in process.stdout if ": step " in line)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    with Program([SCRIPTS / "cifar10_train.py", *args], stdout=subprocess.PIPE) as process:
+        first = next(line for line in process.stdout if ": step " in line)
+        time.sleep(delay)
+        process.kill()
+        out = process.stdout.read()
+        assert process.wait(10) == -signal.SIGKILL
     last = [line for line in [first, *out.splitlines()] if ": step " in line and "loss" in line][-1]
     return int(last.split(": step ")[1].split(",")[0])
 

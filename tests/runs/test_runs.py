@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import types
@@ -17,11 +16,11 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
+from forkserver import Program
 from helpers import (
     SCRIPTS,
     arguments,
     assert_product_of_speeds,
-    environment,
     evaluate,
     recorded_losses,
     run_graph,
@@ -118,18 +117,11 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(script, flag
     """All as processes: the first session of each decides on how many threads an op, and so its sums, are divided."""
     killed = tmp_path / "killed"
     run_script(script, *arguments(synthetic_dir, tmp_path / "expected", max_steps=16, **flags), check=0)
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / f"{script}.py", *arguments(synthetic_dir, killed, save_checkpoint_steps=5, **flags)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    for line in process.stdout:
-        if ": step 12," in line:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    flags_killed = arguments(synthetic_dir, killed, save_checkpoint_steps=5, **flags)
+    with Program([SCRIPTS / f"{script}.py", *flags_killed], stdout=subprocess.PIPE) as process:
+        assert any(": step 12," in line for line in process.stdout)
+        process.kill()
+        assert process.wait(10) == -signal.SIGKILL
     assert tf.train.latest_checkpoint(str(killed)).endswith("model.ckpt-10")
 
     run_script(script, *arguments(synthetic_dir, killed, max_steps=16, **flags), check=0)

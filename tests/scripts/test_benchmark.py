@@ -11,7 +11,8 @@ import cifar10_benchmark
 import cifar10_profile
 import numpy as np
 import pytest
-from helpers import SCRIPTS, environment, network, run_script
+from forkserver import environment
+from helpers import SCRIPTS, network, run_script
 
 from cifar10.data import datasets
 from cifar10.errors import RunError

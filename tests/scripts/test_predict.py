@@ -11,7 +11,8 @@ import cifar10_export
 import cifar10_predict
 import numpy as np
 import pytest
-from helpers import FILES, SCRIPTS, encode, environment, run_script, save_network, scene
+from forkserver import environment
+from helpers import FILES, SCRIPTS, encode, run_script, save_network, scene
 
 from cifar10 import serving
 from cifar10.data import datasets

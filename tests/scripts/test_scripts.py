@@ -13,10 +13,10 @@ import published
 import pytest
 import tensorflow.compat.v1 as tf
 from cifar10_distributed_train import AGREED
+from forkserver import environment
 from helpers import (
     SCRIPTS,
     TRAIN_FLAGS,
-    environment,
     evaluate,
     recorded_losses,
     run_script,

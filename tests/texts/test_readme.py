@@ -5,11 +5,10 @@ import math
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import published
 import pytest
+from helpers import run_python
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -194,10 +193,8 @@ def test_the_programs_run(path, printed, full_size_dir, tmp_path):
     assert len(programs) == 1
     program = programs[0].replace("/tmp/mine", str(tmp_path / "train")).replace("range(100)", "range(2)")
     (tmp_path / "mine.py").write_text(program)
-    command = [sys.executable, str(tmp_path / "mine.py"), f"--data_dir={full_size_dir}"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    assert re.fullmatch(printed, done.stdout.decode())
+    done = run_python(tmp_path / "mine.py", f"--data_dir={full_size_dir}", cwd=ROOT, check=0)
+    assert re.fullmatch(printed, done.stdout)
 
 
 def test_deviations_are_numbered_without_a_gap():
