@@ -199,16 +199,11 @@ def save_network(directory, steps, seed=3, averages_seed=None, num_classes=10):
         session.run(tf.global_variables_initializer())
         saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
         for step in steps:
+            random = np.random.RandomState(step if averages_seed is None else averages_seed)
             for variable in tf.trainable_variables():
                 average = averages.average(variable)
-                noise = (
-                    np.random.RandomState(step if averages_seed is None else averages_seed).randn(
-                        *variable.shape.as_list()
-                    )
-                    * 0.05
-                )
-                session.run(tf.assign(average, noise))
-            session.run(global_step.assign(step))
+                average.load(random.randn(*variable.shape.as_list()) * 0.05, session)
+            global_step.load(step, session)
             saver.save(session, str(directory / "model.ckpt"), global_step=step)
 
 

@@ -12,7 +12,7 @@ from cifar10.data import datasets, records
 from cifar10.machine import devices
 from cifar10.network import model, optimizer, recipes, steps, towers
 
-STEPS = 50
+STEPS = 20
 
 
 class Trainer:
@@ -65,12 +65,12 @@ def one(synthetic_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_towers", "recipe"), [(2, "tutorial"), (4, "tutorial"), (2, "fast"), (2, "muon")])
 def test_towers_train_as_one_does_to_the_last_bit(examples, one, num_towers, recipe):
-    """1 x 128, 2 x 64 and 4 x 32, left to themselves for 50 steps: the same variables, averages and so losses."""
+    """1 x 128, 2 x 64 and 4 x 32, left to themselves for 20 steps: the same variables, averages and so losses."""
     losses, expected = one(recipe)
     several = Trainer(examples, num_towers, recipes.RECIPES[recipe])
     assert several.variables.keys() == expected.keys()
     np.testing.assert_allclose([several.step() for _ in range(STEPS)], losses, rtol=1e-6)  # a mean of means may round
-    assert losses[-1] < losses[0] - 0.05  # it does learn, so that equality means something
+    assert losses[-5:].mean() < losses[:5].mean()  # it does learn, so that equality means something
     assert expected["global_step"] == STEPS
     for name, value in several.values().items():
         if not name.endswith("/avg"):
