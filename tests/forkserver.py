@@ -118,6 +118,20 @@ class Program:
         self.send_signal(signal.SIGKILL)
 
 
+def subprocesses():
+    """Returns what a module can have in the place of `subprocess`, if all that it starts is Python."""
+
+    def popen(command, text=True, **options):
+        assert command[0] == sys.executable and text
+        return Program(command[1:], **options)
+
+    def run(command, **options):
+        program = popen(command, **options)
+        return subprocess.CompletedProcess(command, program.returncode, *program.communicate())
+
+    return types.SimpleNamespace(Popen=popen, run=run, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+
+
 @functools.cache
 def _server():
     """Starts the server; returns the socket that it reads until that is closed."""

@@ -1,5 +1,7 @@
 """The benchmark's arithmetic and its processes; how fast anything is, no test asserts."""
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ import benchmark_contenders
 import benchmark_peers
 import cifar10_benchmark
 import cifar10_profile
+import forkserver
 import numpy as np
 import pytest
 from forkserver import environment
@@ -74,20 +77,12 @@ def test_a_wrong_command_line_is_refused(arguments, message):
 def benchmark(synthetic_dir, tmp_path_factory):
     """A benchmark of the training step on 8 images: (what it printed, what it wrote)."""
     path = tmp_path_factory.mktemp("benchmark") / "benchmark.json"
-    process = run_script(
-        "cifar10_benchmark",
-        "--dataset=synthetic",
-        f"--data_dir={synthetic_dir}",
-        "--modes=fixed_batch",
-        "--batch_size=8",
-        "--repetitions=1",
-        "--steps=1",
-        "--contenders=ours float32|tutorial|keras float32",
-        "--json",
-        path,
-        check=0,
-    )
-    return process.stdout, json.loads(path.read_text())
+    options = {"dataset": "synthetic", "data_dir": synthetic_dir, "modes": ["fixed_batch"], "batch_size": 8}
+    options |= {"repetitions": 1, "steps": 1, "contenders": "ours float32|tutorial|keras float32", "worker": None}
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as table:
+        patch.setattr(cifar10_benchmark, "subprocess", forkserver.subprocesses())
+        cifar10_benchmark.run(json=str(path), shared_dir=None, **options)
+    return table.getvalue(), json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import cifar10_export
 import cifar10_predict
 import numpy as np
 import pytest
-from forkserver import environment
+from forkserver import Program, environment
 from helpers import FILES, SCRIPTS, encode, run_script, save_network, scene
 
 from cifar10 import serving
@@ -19,6 +19,7 @@ from cifar10.data import datasets
 from cifar10.errors import RunError
 from cifar10.runs import history
 
+PREDICT = SCRIPTS / "cifar10_predict.py"
 NAMES = datasets.CIFAR10.class_names
 PREDICT_FLAGS = {
     "top_k": None,
@@ -115,21 +116,19 @@ def test_what_cannot_be_done_is_refused_before_anything_is_printed(train_dir, fo
     assert capsys.readouterr().out == ""
 
 
-def start(*arguments, **options):
-    """Starts the script as a process, in an environment that does not ask TensorFlow to be silent."""
-    values = {name: value for name, value in environment().items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    command = [sys.executable, str(SCRIPTS / "cifar10_predict.py"), *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=values, **options)
-
-
 @pytest.mark.slow
 def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, folder):
-    """From folders, files and standard input; flags may stand behind pictures; the exit code tells."""
+    """From folders, files and standard input; flags may stand behind pictures; the exit code tells.
+
+    In an environment that does not ask TensorFlow to be silent.
+    """
     (folder / "phone.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     os.mkfifo(folder / "pipe.png")  # which nobody writes to
     arguments = [folder, "-", folder / "missing.png", folder / "notes.txt", "--json", "--top_k=1"]
-    process = start(f"--checkpoint_dir={train_dir}", *arguments, stdin=subprocess.PIPE)
-    out, err = (text.decode() for text in process.communicate(FILES["png"], timeout=120))
+    values = {name: value for name, value in environment().items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, PREDICT, f"--checkpoint_dir={train_dir}", *arguments]
+    process = subprocess.run(command, input=FILES["png"], capture_output=True, env=values, timeout=120)
+    out, err = process.stdout.decode(), process.stderr.decode()
     lines = [json.loads(line) for line in out.splitlines()]
     names = ["a.png", "b.jpg", "below/c.gif", "below/d.bmp"]
     assert [line["picture"] for line in lines] == [*(str(folder / name) for name in names), "-"]
@@ -151,21 +150,22 @@ def test_unreadable_pictures_are_reported_and_the_others_classified(train_dir, f
 
 @pytest.mark.slow
 def test_a_reader_that_has_enough_ends_it_without_a_traceback(train_dir, folder):
-    with start(f"--checkpoint_dir={train_dir}", *[folder / "a.png"] * 9, "--batch_size=3") as process:
+    command = [PREDICT, f"--checkpoint_dir={train_dir}", *[folder / "a.png"] * 9, "--batch_size=3"]
+    with Program(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
-        err = process.stderr.read().decode()
+        err = process.stderr.read()
         assert process.wait(timeout=120) == 1
     assert "Traceback" not in err and "BrokenPipe" not in err
 
 
 @pytest.mark.slow
 def test_a_signal_ends_the_wait_for_standard_input(train_dir, folder):
-    arguments = [f"--checkpoint_dir={train_dir}", folder / "a.png", "-", "--batch_size=1"]
-    with start(*arguments, stdin=subprocess.PIPE) as process:
-        assert process.stdout.readline().startswith(bytes(folder / "a.png"))
+    command = [PREDICT, f"--checkpoint_dir={train_dir}", folder / "a.png", "-", "--batch_size=1"]
+    with Program(command, *[subprocess.PIPE] * 3) as process:
+        assert process.stdout.readline().startswith(str(folder / "a.png"))
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 128 + signal.SIGINT
-        assert b"Traceback" not in process.stderr.read()
+        assert "Traceback" not in process.stderr.read()
 
 
 @pytest.mark.slow

@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 
+import cifar10_compare
+import forkserver
 import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
 from cifar10_distributed_train import AGREED
-from forkserver import environment
 from helpers import (
     SCRIPTS,
     TRAIN_FLAGS,
@@ -220,7 +221,7 @@ def test_every_script_keeps_away_what_tensorflow_says_of_itself():
 @pytest.mark.slow
 def test_the_queue_pipeline_trains_says_that_it_fills_and_ends_without_a_word_of_it(synthetic_dir, tmp_path):
     """In an environment that does not ask TensorFlow to be silent, whose queues complain when they are closed."""
-    values = {name: value for name, value in environment().items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    values = {name: value for name, value in forkserver.environment().items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     flags = ["--dataset=synthetic", "--input_pipeline=queue", "--min_fraction_of_examples_in_queue=0.05"]
     flags += [f"--data_dir={synthetic_dir}", f"--train_dir={tmp_path}", "--batch_size=8", "--max_steps=11"]
     command = [sys.executable, str(SCRIPTS / "cifar10_train.py"), *flags]
@@ -233,19 +234,20 @@ def test_the_queue_pipeline_trains_says_that_it_fills_and_ends_without_a_word_of
 
 
 @pytest.mark.slow
-def test_devices_are_compared_in_one_table(synthetic_dir):
+def test_devices_are_compared_in_one_table(synthetic_dir, monkeypatch, capsys):
     """One process and two towers have the same weights to the last bit, and precisions."""
-    process = run_script(
-        "cifar10_compare",
-        "--dataset=synthetic",
-        f"--data_dir={synthetic_dir}",
-        "--batch_size=64",
-        "--setups=one,2towers",
-        "--steps=13",
-        "--evaluate_too",
-        check=0,
+    monkeypatch.setattr(cifar10_compare, "subprocess", forkserver.subprocesses())
+    source = {"dataset": "synthetic", "data_dir": synthetic_dir, "data_url": None, "data_sha256": None}
+    cifar10_compare.run(
+        **source,
+        batch_size=64,
+        use_fp16=False,
+        setups=["one", "2towers"],
+        steps=13,
+        repetitions=1,
+        evaluate_too=True,
     )
-    one, towers = process.stdout.splitlines()[-2:]
+    one, towers = capsys.readouterr().out.splitlines()[-2:]
     pattern = r"^(.{24}) *(\S+) +(\S+) +([\d,]+) \(.*\) +(\d\.\d\d) +(\S+) +(0\.\d{3})$"
     one, towers = re.match(pattern, one), re.match(pattern, towers)
     assert one[1].strip() == "1 x 64" and towers[1].strip() == "2 towers x 32"
