@@ -13,6 +13,7 @@ from cifar10.machine import terminal
 from cifar10.network import summaries
 from cifar10.runs import checkpoints
 
+GRAPH = "graph.pbtxt"  # in train_dir, for people and tools
 CANNOT_SAVE = (OSError, tf.errors.OpError)  # what checkpoints.save raises
 MAX_FAILED_SAVES = 10  # in a row, before training gives up
 PAUSE_SECS = 30.0  # between two attempts to save the final checkpoint
@@ -201,7 +202,7 @@ class SaveHook(StepHook):
         self._session = session
         self._timer.update_last_triggered_step(self.step)
         try:
-            tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, "graph.pbtxt")
+            tf.train.write_graph(session.graph.as_graph_def(add_shapes=True), self.run.train_dir, GRAPH)
             self._event_file.add_graph(session.graph)
             if self.run.checkpoint is None:
                 self._save(self.step)

@@ -36,7 +36,7 @@ SAID_IF_CHANGED = {
 # The tutorial's, ours, and those of a run that was killed while it began.
 NAMES_OF_A_RUN = (
     *(history.RECORD, history.METRICS, LOCK, checkpoints.STATE, checkpoints.SAVING, checkpoints.NAME),
-    *("graph.pbtxt", "events.out.tfevents"),
+    *(hooks.GRAPH, "events.out.tfevents"),
 )
 
 
@@ -380,7 +380,7 @@ def check(train_dir):
     Raises:
       UserError: it has a scheme.
       RunError: it cannot be written, is no folder, or a folder of somebody else's files (D3): a train_dir is empty, or
-        has a run's files in it.
+        has a run's files in it. Or what training replaces, and does not read before, is there as another kind of file.
     """
     refuse_scheme(train_dir, train_dir)
     existing = os.path.abspath(train_dir)
@@ -397,6 +397,14 @@ def check(train_dir):
             raise RunError(f"{train_dir}: cannot be read ({error.strerror}); choose another --train_dir") from None
         if names and not any(name.startswith(NAMES_OF_A_RUN) for name in names) and not checkpoints.paths(train_dir):
             raise RunError(f"{train_dir}: holds {names[0]!r} and no training run; choose an empty or a new --train_dir")
+        for name, is_right, kind in (
+            (checkpoints.STATE, os.path.isfile, "regular file"),
+            (hooks.GRAPH, os.path.isfile, "regular file"),
+            (checkpoints.SAVING, os.path.isdir, "folder"),
+        ):
+            path = os.path.join(train_dir, name)
+            if os.path.lexists(path) and not is_right(path):
+                raise RunError(f"{path}: is no {kind}, as training needs it to be; move it away")
 
 
 def _cannot_write(train_dir, error):

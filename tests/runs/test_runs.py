@@ -174,6 +174,23 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(synthetic_dir, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "file"])
+@pytest.mark.parametrize("name", ["checkpoint", "graph.pbtxt", ".saving"])
+def test_what_training_replaces_must_be_of_its_kind(synthetic_dir, tmp_path, name, kind):
+    """Else no checkpoint could be saved, or one waited for somebody to read the pipe."""
+    (tmp_path / "model.ckpt-4.index").touch()  # by which the folder is a run's
+    path = tmp_path / name
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "file": path.touch}[kind]()
+    what = "folder" if name == ".saving" else "regular file"
+    if what.endswith(kind):
+        run_module.check(str(tmp_path))
+        return
+    with pytest.raises(RunError) as error:
+        train(synthetic_dir, tmp_path, max_steps=1)
+    assert str(error.value) == f"{path}: is no {what}, as training needs it to be; move it away"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(synthetic_dir, tmp_path, capsys):
     train(synthetic_dir, tmp_path, max_steps=4, save_checkpoint_steps=2)
