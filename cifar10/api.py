@@ -43,8 +43,8 @@ TAKES = {
     "eval_data": ["test", "held_out"],
     "init_from": str,
     "profile_steps": str,
-    "batch_size": (int, 1, MANY),
-    "max_steps": (int, 0, MANY),
+    "batch_size": (int, 1, recipes.LARGEST_BATCH),
+    "max_steps": (int, 0, recipes.LAST_STEP),
     "seed": (int, 0, 2**32 - 1),
     "image_size": (int, 8, datasets.HEIGHT),
     "num_held_out": (int, 0, MANY),
@@ -141,6 +141,8 @@ class Model:
     def _fitted(self, image):
         if isinstance(image, (str, os.PathLike)):
             return pictures.load(os.fspath(image), self._crop)
+        if isinstance(image, bytes):
+            raise DataError("an image is bytes; give the path of its file as a str, or as bytes.decode() makes one")
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != datasets.DEPTH or not image.size:
             raise DataError(

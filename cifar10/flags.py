@@ -9,7 +9,7 @@ import re
 import sys
 
 import tensorflow.compat.v1 as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 from cifar10.cifar10_input import MIN_FRACTION_OF_EXAMPLES_IN_QUEUE
 from cifar10.data import datasets
@@ -26,7 +26,13 @@ CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"  # characters that a console obeys,
 
 MAX_INTEGER = 2**63 - 1  # of an int64, as which TensorFlow takes numbers
 
-flags.DEFINE_integer("batch_size", 128, "Number of images to process in a batch.", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size",
+    128,
+    "Number of images to process in a batch.",
+    lower_bound=1,
+    upper_bound=recipes.LARGEST_BATCH,
+)
 flags.DEFINE_string("data_dir", "/tmp/cifar10_data", "Path to the CIFAR-10 data directory.")
 flags.DEFINE_boolean(
     "use_fp16",
@@ -174,6 +180,7 @@ def define_training_flags():
         "Global step at which to stop, where the learning rate of --recipe=fast and muon is 0. Default: "
         f"{recipes.MAX_STEPS}, or of these {recipes.FAST_NUM_EPOCHS:g} and {recipes.MUON_NUM_EPOCHS:g} epochs.",
         lower_bound=0,
+        upper_bound=recipes.LAST_STEP,
     )
     flags.DEFINE_integer(
         "num_held_out",
@@ -352,16 +359,21 @@ def _refuse_lost_folder(name, path):
         )
 
 
-class _HelpFlag(app.HelpFlag):
-    """Shows the script's flags and ends the program, which has done what was asked: with exit code 0, unlike absl's."""
+def _end_well():
+    """Ends the program, which has printed what was asked."""
+    if sys.stdout:
+        sys.stdout.flush()
+    sys.exit(1 if sys.stdout and sys.stdout.fault else 0)
 
-    SHORT_NAME = "h"
+
+class _EndsWell:
+    """Of a flag that shows flags and ends the program: with exit code 0, unlike absl's."""
 
     def parse(self, arg):
         try:
             super().parse(arg)
         except SystemExit:
-            sys.exit(0)
+            _end_well()
 
 
 class _VersionFlag(flags.BooleanFlag):
@@ -374,7 +386,7 @@ class _VersionFlag(flags.BooleanFlag):
         super().parse(arg)
         if self.value:
             print(f"{os.path.basename(sys.argv[0])} {__version__}")
-            sys.exit(0)
+            _end_well()
 
 
 def main(run, positionals=None, complete=None):
@@ -392,8 +404,10 @@ def main(run, positionals=None, complete=None):
     script = sys.argv[0]
     console.install()
     app.define_help_flags()
-    del flags.FLAGS.help
-    flags.DEFINE_flag(_HelpFlag())
+    for kind in (app.HelpFlag, app.HelpshortFlag, app.HelpfullFlag, app.HelpXMLFlag):
+        flag = type(kind.__name__, (_EndsWell, kind), {"SHORT_NAME": "h"} if kind is app.HelpFlag else {})()
+        delattr(flags.FLAGS, flag.name)
+        flags.DEFINE_flag(flag, module_name=__name__ if kind is app.HelpFlag else app.__name__)  # --help shows itself
     flags.DEFINE_flag(_VersionFlag())
     flags.FLAGS.set_gnu_getopt(positionals is not None)
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
@@ -401,7 +415,8 @@ def main(run, positionals=None, complete=None):
     _refuse_no_numbers(script)
 
     def with_values(argv):
-        tf.logging.set_verbosity(tf.logging.ERROR)  # which app.run has set to INFO
+        for log in (tf.logging, logging):
+            log.set_verbosity(log.ERROR)  # which app.run has set to INFO
         values = {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(script)}
         del values["version"], values["help"]
         for name in [

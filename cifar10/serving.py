@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -518,6 +519,8 @@ def _new_folder(path):
         yield temporary
         os.rename(temporary, path)
     except (OSError, tf.errors.OpError) as error:
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):  # somebody else was faster
+            raise RunError(f"{path}: is there already; choose another --export_dir, or remove it") from None
         raise RunError(f"{path}: cannot be written ({reason(error)}); choose another --export_dir") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

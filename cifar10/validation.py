@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from cifar10 import evaluation
 from cifar10.data import records
 from cifar10.errors import counted, reason
-from cifar10.runs import events, history
+from cifar10.runs import checkpoints, events, history
 from cifar10.runs.hooks import CANNOT_SAVE, StepHook
 
 FOLDER = "eval"  # below train_dir: the event file, a run of its own on TensorBoard
@@ -53,7 +53,9 @@ class Validation:
         if run.step not in found:
             return None
         best = max(sorted(found), key=found.get)
-        where = f", which is in {os.path.join(run.train_dir, BEST)}" if self.keep_best else ""
+        folder = os.path.join(run.train_dir, BEST)
+        kept = self.keep_best and best in map(checkpoints.step, checkpoints.paths(folder))
+        where = f", which is in {folder}" if kept else ""
         images = self.images.replace("_", "-")
         return f"Precision on {images} images: {found[run.step]:.3f}; best: {found[best]:.3f}, of step {best}{where}"
 

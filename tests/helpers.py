@@ -198,12 +198,15 @@ def save_network(directory, steps, seed=3, averages_seed=None, num_classes=10):
         averages.apply(tf.trainable_variables())
         session.run(tf.global_variables_initializer())
         saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
+
+        def assign(variable, value):
+            session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+
         for step in steps:
-            random = np.random.RandomState(step if averages_seed is None else averages_seed)
             for variable in tf.trainable_variables():
-                average = averages.average(variable)
-                average.load(random.randn(*variable.shape.as_list()) * 0.05, session)
-            global_step.load(step, session)
+                random = np.random.RandomState(step if averages_seed is None else averages_seed)
+                assign(averages.average(variable), random.randn(*variable.shape.as_list()) * 0.05)
+            assign(global_step, step)
             saver.save(session, str(directory / "model.ckpt"), global_step=step)
 
 

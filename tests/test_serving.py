@@ -1,6 +1,7 @@
 """Checkpoint -> predictions, SavedModel."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -355,6 +356,14 @@ def test_an_export_replaces_nothing_and_is_whole_or_not_there(checkpoint, tmp_pa
     def no_space(*arguments):
         raise OSError(28, "No space left on device")
 
+    def is_outrun(*arguments):
+        (tmp_path / "outrun").mkdir()
+        (tmp_path / "outrun" / "saved_model.pb").touch()
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="outrun: is there already; choose another"):
+        patch.setattr(serving, "_write_tflite", is_outrun)
+        serving.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "outrun"), tflite=True)
+    shutil.rmtree(tmp_path / "outrun")
     (tmp_path / "empty").mkdir()
     with monkeypatch.context() as patch, pytest.raises(RunError, match=r"empty: cannot be written \(No space left"):
         patch.setattr(serving, "_write_tflite", no_space)  # by then the SavedModel is written

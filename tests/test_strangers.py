@@ -370,7 +370,17 @@ TRAIN = ("--dataset=synthetic", "--train_dir=run")
         ),
         ("distributed_train", ["--hang_secs=nan"], "flag --hang_secs=nan: give a number, not NaN"),
         ("train", ["--momentum=nan"], "flag --momentum=nan: give a number, not NaN"),
-        ("train", [f"--batch_size={NO_INT64}"], f"flag --batch_size={NO_INT64}: give at most 9223372036854775807"),
+        ("train", [f"--seed={NO_INT64}"], f"flag --seed={NO_INT64}: {NO_INT64} is not an integer in the range [0, 429"),
+        (
+            "train",
+            ["--batch_size=2147483648"],
+            "flag --batch_size=2147483648: 2147483648 is not an integer in",
+        ),
+        (
+            "train",
+            [f"--max_steps={10**18}"],
+            f"flag --max_steps={10**18}: {10**18} is not an integer in the range [0, ",
+        ),
         ("eval", [f"--num_examples={NO_INT64}"], f"flag --num_examples={NO_INT64}: give at most 9223372036854775807"),
         ("train", ["--train_dir=a\nb"], r"flag --train_dir='a\nb': holds a control character; choose another path"),
         ("eval", ["--eval_dir=\x1b[31m"], r"flag --eval_dir='\x1b[31m': holds a control character; choose another"),

@@ -9,7 +9,7 @@ import numpy as np
 import published
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import assert_equal_to_the_last_bit, evaluate, final, recorded_losses, run_graph, train
+from helpers import assert_equal_to_the_last_bit, evaluate, final, recorded_losses, run_graph, save_network, train
 
 from cifar10 import evaluation, serving, validation
 from cifar10.errors import RunError
@@ -111,9 +111,14 @@ def test_a_training_ends_with_its_precision_and_the_best_one(tmp_path):
         {"precision": 1, "step": 9, "images": "test", "correct": 1, "of": 1}
     )
     between = validation.Validation(None, "test", None, 1, keep_best=True)
-    run = types.SimpleNamespace(train_dir="/run", step=4, evaluations=lambda: history.evaluations(str(tmp_path)))
+    run = types.SimpleNamespace(
+        train_dir=str(tmp_path / "run"), step=4, evaluations=lambda: history.evaluations(str(tmp_path))
+    )
+    (tmp_path / "run").mkdir()
     line = "Precision on test images: 0.200; best: 0.300, of step 2"
-    assert between.summary(run) == f"{line}, which is in /run/best"
+    for step, where in ((1, ""), (2, f", which is in {tmp_path}/run/best")):  # of which the first is an older one's
+        save_network(tmp_path / "run" / "best", [step])
+        assert between.summary(run) == line + where
     assert dataclasses.replace(between, keep_best=False).summary(run) == line
     assert dataclasses.replace(between, images="held_out").summary(run) is None
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import tempfile
 
 import numpy as np
@@ -227,6 +228,11 @@ def _class_names(sources):
             f"{len(names)} classes were found, but a label is one byte: give at most {datasets.MAX_CLASSES}"
         )
     for name in names:
+        if any("\ud800" <= sign <= "\udfff" for sign in name):  # bytes that the encoding of names has not
+            raise DataError(
+                f"The class {name!r} has bytes in its name that are no {sys.getfilesystemencoding().upper()}; rename "
+                "it, or choose a locale of its encoding, such as LC_ALL=C.UTF-8"
+            )
         if not name.isprintable():  # a line break, or what no encoding has
             raise DataError(f"The class {name!r} has a character in its name that cannot be printed; rename it")
     return names

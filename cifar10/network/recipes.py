@@ -9,6 +9,10 @@ import dataclasses
 
 from cifar10.data import crops
 
+# Bounds.
+LARGEST_BATCH = 2**20  # images, which take some 10 GB before the first layer
+LAST_STEP = 10**18 - 1  # what the 18 digits in a checkpoint's name hold
+
 # The tutorial's hyper-parameters.
 MAX_STEPS = 1_000_000  # steps after which training ends
 MOVING_AVERAGE_DECAY = 0.9999  # of the variables, a step

@@ -187,7 +187,8 @@ def newest_readable(directory):
         _refuse_forbidden(path)
         passed_over.append((path, why))
     for path, why in passed_over:
-        print(f"{path}: {why}; " + (f"taking {newest} instead" if newest else "there is none before it"), flush=True)
+        instead = f"taking {newest} instead" if newest else "there is none before it that can be read"
+        print(f"{path}: {why}; {instead}", flush=True)
     return newest
 
 

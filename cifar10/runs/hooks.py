@@ -1,6 +1,7 @@
 """What goes on beside the steps of a training run: its console, its event file, its checkpoints."""
 
 import datetime
+import errno
 import math
 import threading
 import time
@@ -273,6 +274,7 @@ class SaveHook(StepHook):
             return checkpoints.save(self._savers, self._session, directory, steps_done, keep, still_valid)
 
     def _save(self, steps_done, still_valid=lambda: True):
+        self.run.ensure_record()
         path = self.save_into(self.run.train_dir, steps_done, self._keep, still_valid)
         self.run.checkpoint = path or self.run.checkpoint
 
@@ -288,7 +290,10 @@ class SaveHook(StepHook):
             )
 
     def _given_up(self, steps_done, error):
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        is_full = is_full or isinstance(error, tf.errors.ResourceExhaustedError)
         return RunError(
-            f"{self.run.train_dir}: step {steps_done} cannot be saved ({reason(error)}); make room and "
-            f"start again, which continues from {self.run.checkpoint or 'the beginning'}"
+            f"{self.run.train_dir}: step {steps_done} cannot be saved ({reason(error)}); "
+            f"{'make room' if is_full else 'mend that'} and start again, which continues from "
+            f"{self.run.checkpoint or 'the beginning'}"
         )

@@ -46,7 +46,7 @@ class Journal:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be read ({error.strerror}); make it readable") from None
+            raise RunError(f"{self.path}: cannot be read ({error.strerror}); mend that, or move it away") from None
         return [(number, self._parsed(number, line)) for number, line in enumerate(whole, 1) if line.strip()]
 
     def last(self, **wanted):

@@ -138,7 +138,8 @@ class Run:
                     self.start_step = self.step = checkpoints.global_step(self.checkpoint) or 0
                 self._say_changes(description)
                 description = self._without_other_beginning(description)
-                self.record("start", step=self.start_step, **history.program(), **description)
+                self._start = {"step": self.start_step, **history.program(), **description}
+                self.record("start", **self._start)
             except OSError as error:
                 raise _cannot_write(train_dir, error) from None
             self._lock = stack.pop_all()
@@ -215,6 +216,21 @@ class Run:
             flush=True,
         )
         return {name: value for name, value in description.items() if name != "init_from"}
+
+    def ensure_record(self):
+        """Begins the lock and the record anew if somebody has moved or deleted them, or all of train_dir.
+
+        Without them another trainer might come in, and what is saved be taken for a network of CIFAR-10.
+
+        Raises:
+          RunError: another trainer is at work in it already.
+          OSError: it cannot be written.
+        """
+        if not os.path.lexists(os.path.join(self.train_dir, LOCK)):
+            self._take_lock(self._lock)
+        if not os.path.lexists(self._record.path):
+            self.record("start", **self._start)
+            print(f"{self._record.path}: was moved or deleted; begun anew, for what is saved from here on", flush=True)
 
     def record(self, event, **values):
         """Appends one line to the run's record."""

@@ -16,8 +16,8 @@ from helpers import arguments, assert_equal_to_the_last_bit, assert_product_of_s
 from processes import alive, cluster_flags, free_addresses, metrics, starts
 
 pytestmark = pytest.mark.slow
-STEPS = 50
-MEDIUM = {"batch_size": 32, "microbatch_size": 16, "max_steps": STEPS, "save_summaries_steps": 20}
+STEPS = 25
+MEDIUM = {"batch_size": 32, "microbatch_size": 16, "max_steps": STEPS, "save_summaries_steps": 10}
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def losses(train_dir):
 
 
 def test_two_workers_train_as_one_process_does_to_the_last_bit(one, two):
-    """2 workers x 32 and 1 x 64, left to themselves for 50 steps; the checkpoint has the tutorial's tensors only."""
+    """2 workers x 32 and 1 x 64, left to themselves for 25 steps; the checkpoint has the tutorial's tensors only."""
     np.testing.assert_allclose(losses(two[0]), losses(one[0]), rtol=1e-6)  # a mean of means may round
-    assert losses(two[0])[-1] < losses(two[0])[0] - 0.05  # it does learn, so that equality means something
+    assert np.mean(losses(two[0])[-5:]) < np.mean(losses(two[0])[:5])  # it does learn, so that equality means something
     expected = final(one[0])
     assert expected["global_step"] == STEPS
     assert_equal_to_the_last_bit(final(two[0]), expected)
@@ -77,7 +77,7 @@ def test_the_chief_writes_the_tags_and_values_of_one_process(one, two):
     expected, expected_images = events(one[0])
     values, images = events(two[0])
     assert values.keys() == expected.keys() and images == expected_images
-    assert {step for step, _ in values} == {0, 20, 40}
+    assert {step for step, _ in values} == {0, 10, 20}
     for (step, tag), value in values.items():
         if not re.search("activations|sparsity", tag):
             np.testing.assert_allclose(value, expected[step, tag], rtol=2e-4, atol=1e-5, err_msg=f"{tag}, step {step}")

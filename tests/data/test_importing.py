@@ -236,6 +236,10 @@ def test_same_pixels_are_reported_those_across_train_and_test_first(pictures, da
         ({"cat": 2, "dog": 0}, "{pictures}/dog: holds no picture (.bmp .gif .jpeg .jpg .png .webp)"),
         ({"cat": 2, "dog": 1}, "Readable pictures of the class 'dog': 1 to train, 0 to test; each class"),
         ({"cat": 2, "dog\n": 2}, r"The class 'dog\n' has a character in its name that cannot be printed; rename it"),
+        (
+            {"cat": 2, "d\udcf6g": 2},
+            r"The class 'd\udcf6g' has bytes in its name that are no UTF-8; rename it",
+        ),
         ({"train/cat": 1, "test/cat": 1, "val/cat": 1}, "{pictures}: holds 'val' beside 'train' and 'test'"),
         ({"train/cat": 1, "val/cat": 1, "valid/cat": 1}, "{pictures}: holds 'valid' beside 'train' and 'val'"),
         ({"Train/cat": 1, "train/cat": 1, "test/cat": 1}, "{pictures}: holds 'train' beside 'Train' and 'test'"),

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import time
 import types
 
@@ -135,14 +134,22 @@ def test_a_read_only_train_dir_is_refused_before_the_data_is_looked_at(mount, tm
 
 
 @pytest.mark.slow
-def test_a_train_dir_that_is_deleted_comes_back_with_the_next_checkpoint(synthetic_dir, tmp_path):
-    def delete():
-        while len(checkpoints.paths(str(tmp_path / "train"))) < 2:
-            time.sleep(0.01)
-        shutil.rmtree(tmp_path / "train", ignore_errors=True)
+def test_a_train_dir_that_is_deleted_comes_back_with_the_next_checkpoint(synthetic_dir, tmp_path, monkeypatch, capsys):
+    """With its lock and its record, without which its classes would be CIFAR-10's."""
+    train_dir = tmp_path / "train"
+    save = hooks.SaveHook._save
 
-    thread = threading.Thread(target=delete)
-    thread.start()
-    train(synthetic_dir, tmp_path / "train", max_steps=40, save_checkpoint_steps=5)
-    thread.join()
-    assert checkpoints.step(checkpoints.newest_readable(str(tmp_path / "train"))) == 40
+    def spy(self, steps_done, *args):
+        save(self, steps_done, *args)
+        if steps_done == 4:
+            shutil.rmtree(train_dir)
+        elif steps_done == 6:
+            with pytest.raises(RunError, match="is training in it; wait for its end"):
+                run_module.Run(str(train_dir))
+
+    monkeypatch.setattr(hooks.SaveHook, "_save", spy)
+    train(synthetic_dir, train_dir, max_steps=7, save_checkpoint_steps=2)
+    assert [checkpoints.step(path) for path in checkpoints.paths(str(train_dir))] == [6, 7]
+    said = f"{train_dir}/runs.jsonl: was moved or deleted; begun anew, for what is saved from here on\n"
+    assert capsys.readouterr().out.count(said) == 1
+    assert history.recorded(str(train_dir), "dataset") == "synthetic"

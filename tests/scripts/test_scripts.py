@@ -53,6 +53,17 @@ def test_help_lists_every_flag(script, flags):
     assert "%%" not in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort", "--helpfull", "--helpxml", "--version"])
+def test_who_asked_for_help_gets_it_and_exit_code_0_unless_it_is_lost(flag):
+    assert "cifar10_export" in run_script("cifar10_export", flag, check=0).stdout
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            script = forkserver.Program([SCRIPTS / "cifar10_export.py", flag], stdout=full, stderr=subprocess.PIPE)
+        assert script.communicate(timeout=60)[1].startswith("Output cannot be written (No space left on device)")
+        assert script.returncode == 1
+
+
 # Of a worker: what is its own, or its machine's, or only of use to the chief.
 NEED_NOT_AGREE = """
     data_dir data_url data_sha256 log_device_placement train_dir restart log_frequency save_checkpoint_secs
@@ -88,9 +99,9 @@ def test_a_script_says_its_version_whatever_else_it_lacks():
     [
         (["--batchsize=64"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
         (["--use_fp16", "False"], "unexpected argument 'False': write flags as --name=value"),
-        (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
-        (["--max_steps=-1"], "flag --max_steps=-1: -1 is not a non-negative integer"),
-        (["--batch_size=-5"], "flag --batch_size=-5: -5 is not a positive integer"),
+        (["--batch_size=0"], "flag --batch_size=0: 0 is not an integer in the range [1, 1048576]"),
+        (["--max_steps=-1"], "flag --max_steps=-1: -1 is not an integer in the range [0, 999"),
+        (["--batch_size=-5"], "flag --batch_size=-5: -5 is not an integer in the range [1, 1048576]"),
         (["--dataset=mnist"], "flag --dataset=mnist: value should be one of <cifar10|cifar100|cifar100_coarse|svhn|"),
         (["--learning_rate=nan"], "flag --learning_rate=nan: give a number, not NaN"),
         (["--momentum=1"], "flag --momentum=1: 1.0 is not"),
@@ -112,7 +123,7 @@ def test_a_wrong_command_line_is_refused(arguments, message, tmp_path):
     ("arguments", "message"),
     [
         (["--num_examples=0"], "flag --num_examples=0: 0 is not a positive integer"),
-        (["--batch_size=0"], "flag --batch_size=0: 0 is not a positive integer"),
+        (["--batch_size=0"], "flag --batch_size=0: 0 is not an integer in the range [1, 1048576]"),
         (["--eval_data=validation"], "flag --eval_data=validation: value should be one of <test|train_eval|held_out>"),
         (["--runonce"], "Unknown command line flag 'runonce'. Did you mean: run_once ?"),
     ],
