@@ -12,7 +12,7 @@ from cifar10.data import datasets, records
 from cifar10.machine import devices
 from cifar10.network import model, optimizer, recipes, steps, towers
 
-STEPS = 20
+STEPS = 12
 
 
 class Trainer:
@@ -65,7 +65,7 @@ def one(synthetic_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_towers", "recipe"), [(2, "tutorial"), (4, "tutorial"), (2, "fast"), (2, "muon")])
 def test_towers_train_as_one_does_to_the_last_bit(examples, one, num_towers, recipe):
-    """1 x 128, 2 x 64 and 4 x 32, left to themselves for 20 steps: the same variables, averages and so losses."""
+    """1 x 128, 2 x 64 and 4 x 32, left to themselves for 12 steps: the same variables, averages and so losses."""
     losses, expected = one(recipe)
     several = Trainer(examples, num_towers, recipes.RECIPES[recipe])
     assert several.variables.keys() == expected.keys()
