@@ -46,7 +46,8 @@ class Journal:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be read ({error.strerror}); mend that, or move it away") from None
+            remedy = "make it readable" if isinstance(error, PermissionError) else "move it away"
+            raise RunError(f"{self.path}: cannot be read ({error.strerror}); {remedy}") from None
         return [(number, self._parsed(number, line)) for number, line in enumerate(whole, 1) if line.strip()]
 
     def last(self, **wanted):

@@ -17,6 +17,7 @@ def waiting(graph, tmp_path):
     step = tf.group(weights.assign_add([0.5, 0.5]), global_step.assign_add(1))
     options = RunOptions(str(tmp_path), max_steps=10)
     run = types.SimpleNamespace(train_dir=str(tmp_path), start_step=4, step=4, checkpoint=None)
+    run.ensure_record = lambda: None
     event_file = types.SimpleNamespace(add_graph=lambda graph: None)
     save = hooks.SaveHook(run, checkpoints.savers(), event_file, options, types.SimpleNamespace(signum=None))
     with tf.Session() as session:

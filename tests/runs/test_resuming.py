@@ -110,27 +110,29 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["none", "removed", "cut", "another step's"])
-def test_missing_momentum_is_said_and_begins_anew(synthetic_dir, tmp_path, interrupt_at, capsys, damage):
+def test_missing_momentum_is_said_and_begins_anew(synthetic_dir, tmp_path, interrupt_at, capsys):
     """Of a run that a signal has ended; without damage it goes on with it."""
     interrupt_at(2)
     with pytest.raises(signals.Interrupted):
-        train(synthetic_dir, tmp_path, recipe="fast", max_steps=5)
-    for file in tmp_path.glob(f"{checkpoints.COMPANION}-3.*"):
-        if damage == "removed":
-            file.unlink()
-        elif damage == "cut":
-            file.write_bytes(file.read_bytes()[:100])
-        elif damage == "another step's":
-            shutil.copy(tmp_path / file.name.replace("-3.", "-0."), file)
-    capsys.readouterr()
-    train(synthetic_dir, tmp_path, recipe="fast", max_steps=5)
-    said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
-    expected = (
-        f"{tmp_path}/model.ckpt-3: has no momentum of its step beside it that can be read, which now begins anew; the "
-        "run will not end as one that was never interrupted"
-    )
-    assert said == ([] if damage == "none" else [expected])
+        train(synthetic_dir, tmp_path / "ended", recipe="fast", max_steps=5)
+    for damage in ("none", "removed", "cut", "another step's"):
+        train_dir = tmp_path / damage
+        shutil.copytree(tmp_path / "ended", train_dir)
+        for file in train_dir.glob(f"{checkpoints.COMPANION}-3.*"):
+            if damage == "removed":
+                file.unlink()
+            elif damage == "cut":
+                file.write_bytes(file.read_bytes()[:100])
+            elif damage == "another step's":
+                shutil.copy(train_dir / file.name.replace("-3.", "-0."), file)
+        capsys.readouterr()
+        train(synthetic_dir, train_dir, recipe="fast", max_steps=5)
+        said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
+        expected = (
+            f"{train_dir}/model.ckpt-3: has no momentum of its step beside it that can be read, which now begins anew; "
+            "the run will not end as one that was never interrupted"
+        )
+        assert said == ([] if damage == "none" else [expected])
 
 
 @pytest.mark.slow
