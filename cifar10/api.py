@@ -142,7 +142,9 @@ class Model:
         if isinstance(image, (str, os.PathLike)):
             return pictures.load(os.fspath(image), self._crop)
         if isinstance(image, bytes):
-            raise DataError("an image is bytes; give the path of its file as a str, or as bytes.decode() makes one")
+            raise DataError(
+                "an image is bytes; give the path of its file as a str, or its pixels as uint8 [height, width, 3]"
+            )
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != datasets.DEPTH or not image.size:
             raise DataError(

@@ -47,7 +47,7 @@ def test_arrays_and_files_get_the_probabilities_of_cifar10_predict(checkpoint, t
     ("image", "message"),
     [
         (np.zeros([32, 32, 3], np.float32), "an image is float32 [32, 32, 3]; give uint8 [height, width, 3]"),
-        (b"1.png", "an image is bytes; give the path of its file as a str, or as bytes.decode() makes one"),
+        (b"1.png", "an image is bytes; give the path of its file as a str, or its pixels as uint8 [height, width, 3]"),
         (np.zeros([32, 32], np.uint8), "an image is uint8 [32, 32]; give uint8 [height, width, 3]"),
         (np.zeros([0, 32, 3], np.uint8), "an image is uint8 [0, 32, 3]; give uint8 [height, width, 3]"),
         ("/missing.png", "/missing.png: cannot be read (No such file or directory)"),
