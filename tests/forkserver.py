@@ -127,7 +127,8 @@ def subprocesses():
 
     def run(command, **options):
         program = popen(command, **options)
-        return subprocess.CompletedProcess(command, program.returncode, *program.communicate())
+        out, err = program.communicate()
+        return subprocess.CompletedProcess(command, program.returncode, out, err)
 
     return types.SimpleNamespace(Popen=popen, run=run, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
 
