@@ -17,7 +17,7 @@ from cifar10.data import datasets
 from cifar10.errors import RunError, counted, reason, shortened
 from cifar10.machine import devices, signals, terminal
 from cifar10.network import microbatches, model, recipes, summaries
-from cifar10.runs import checkpoints, dashboards, events, history
+from cifar10.runs import checkpoints, dashboards, events, fitting, history
 from cifar10.runs.journal import Journal
 
 BATCHES_AT_ONCE = 2  # each of half as many images: a core that is done with one goes on with the next
@@ -119,10 +119,10 @@ class Evaluator:
           RunError: the checkpoint is missing, damaged or of another network.
         """
         try:
-            difference = checkpoints.difference(path, self._to_restore)
+            difference = fitting.difference(path, self._to_restore)
             if not difference:
                 with self.graph.as_default():  # or Saver takes it for eager execution
-                    checkpoints.restore(self._saver, self._session, path, self._to_restore)
+                    fitting.restore(self._saver, self._session, path, self._to_restore)
         except checkpoints.UNREADABLE as error:
             raise RunError(f"{path}: cannot be evaluated ({reason(error)})") from None
         if difference:

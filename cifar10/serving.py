@@ -21,7 +21,7 @@ from cifar10.data import crops, datasets, picture_ops, pictures
 from cifar10.errors import DataError, RunError, counted, reason
 from cifar10.machine import devices
 from cifar10.network import microbatches, model, recipes
-from cifar10.runs import checkpoints, history
+from cifar10.runs import checkpoints, fitting, history
 
 # What an export folder holds beside the SavedModel if it is asked to.
 TFLITE_FILE = "model.tflite"
@@ -203,11 +203,11 @@ class TrainedNetwork:
             variables = tf.train.ExponentialMovingAverage(recipes.MOVING_AVERAGE_DECAY).variables_to_restore()
         if fault := checkpoints.fault(self.checkpoint):
             raise RunError(f"{self.checkpoint}: {fault}; choose another --checkpoint")
-        if difference := checkpoints.difference(self.checkpoint, variables):
+        if difference := fitting.difference(self.checkpoint, variables):
             raise RunError(f"{self.checkpoint}: {difference}")
         # What is said of an old one does not belong among the predictions.
         with contextlib.redirect_stdout(sys.stderr):
-            checkpoints.restore(tf.train.Saver(variables), session, self.checkpoint, variables)
+            fitting.restore(tf.train.Saver(variables), session, self.checkpoint, variables)
 
     def weights(self, images):
         """Returns the bridges' parts.Weights, and the probabilities of images, float32 [n, num_classes].

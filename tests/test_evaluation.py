@@ -16,7 +16,7 @@ from cifar10 import evaluation
 from cifar10.data import datasets, records
 from cifar10.errors import RunError
 from cifar10.network import model
-from cifar10.runs import checkpoints, events, history
+from cifar10.runs import checkpoints, events, fitting, history
 
 
 def expected_correct(data_dir, path, num_examples, averages):
@@ -286,7 +286,7 @@ def test_watching_outlives_every_kind_of_damage_and_leaks_nothing(synthetic_dir,
 
 def test_a_checkpoint_deleted_while_it_is_restored_is_reported_in_one_line(synthetic_dir, tmp_path, play, monkeypatch):
     save_network(tmp_path / "train", [5])
-    real = checkpoints.difference
+    real = fitting.difference
 
     def difference(path, expected):
         found = real(path, expected)
@@ -294,7 +294,7 @@ def test_a_checkpoint_deleted_while_it_is_restored_is_reported_in_one_line(synth
             file.unlink()
         return found
 
-    monkeypatch.setattr(checkpoints, "difference", difference)
+    monkeypatch.setattr(fitting, "difference", difference)
     with pytest.raises(RunError) as error:
         evaluate(synthetic_dir, tmp_path / "train", tmp_path / "eval")
     assert str(error.value).startswith(f"{tmp_path}/train/model.ckpt-5: cannot be evaluated (")

@@ -16,7 +16,7 @@ from helpers import FILES, SCRIPTS, evaluate, run_python, save_network, train
 from cifar10 import api, serving
 from cifar10.data import datasets
 from cifar10.errors import RunError
-from cifar10.runs import checkpoints, history, packing
+from cifar10.runs import checkpoints, fitting, history, packing
 
 AVERAGES = {f"{name}/ExponentialMovingAverage": shape for name, shape in published.VARIABLES.items()}
 
@@ -120,7 +120,7 @@ def test_a_training_begins_with_its_weights(pretrained, synthetic_dir, tmp_path,
 def test_of_other_classes_it_is_told_how_many_it_has(pretrained, tmp_path):
     with tf.Graph().as_default():
         biases = tf.get_variable("softmax_linear/biases", [3])
-        assert checkpoints.difference(pretrained, {"softmax_linear/biases/ExponentialMovingAverage": biases}) == (
+        assert fitting.difference(pretrained, {"softmax_linear/biases/ExponentialMovingAverage": biases}) == (
             "of another network: softmax_linear/biases/ExponentialMovingAverage is [10] there, [3] here; choose the "
             "--dataset of 10 classes that it was trained on"
         )

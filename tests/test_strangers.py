@@ -24,7 +24,7 @@ from cifar10.cluster import members
 from cifar10.data import datasets, importing, pictures, records
 from cifar10.errors import UserError
 from cifar10.machine import ports, terminal
-from cifar10.runs import checkpoints, history
+from cifar10.runs import checkpoints, fitting, history
 from cifar10.runs.run import Run
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -477,11 +477,11 @@ def test_a_folder_or_pipe_in_the_place_of_a_record_file_is_told(tmp_path, tiny, 
 def test_a_checkpoint_of_strings_is_of_another_network(tmp_path, graph):
     """As TensorFlow 2 writes them, and a SavedModel's variables are."""
     path = str(tmp_path / "ckpt-1")
-    checkpoints._write(path, {"_CHECKPOINTABLE_OBJECT_GRAPH": b"\n\0", "v/.ATTRIBUTES/VARIABLE_VALUE": 1.0})
+    checkpoints.write(path, {"_CHECKPOINTABLE_OBJECT_GRAPH": b"\n\0", "v/.ATTRIBUTES/VARIABLE_VALUE": 1.0})
     assert checkpoints.fault(path) is None
     assert serving.find_checkpoint(None, str(tmp_path)) == path
     expected = {"conv1/biases": tf.get_variable("conv1/biases", [64])}
-    assert checkpoints.difference(path, expected).startswith("of another network: conv1/biases is not there; ")
+    assert fitting.difference(path, expected).startswith("of another network: conv1/biases is not there; ")
 
 
 def test_checkpoints_none_of_which_can_be_read_are_not_called_missing(tmp_path):

@@ -6,7 +6,7 @@ out of date, or name the folder that the run was in before it was moved.
 A checkpoint holds the tutorial's tensors and no others. What else a training needs to go on exactly, such as momentum,
 is saved with it in files of their own, its companion: see save and restore_state.
 
-Old checkpoints are read, too: of TensorFlow before 0.12, of other names, without averages: see paths and fitted.
+Old checkpoints are read, too: of TensorFlow before 0.12, of other names, without averages: see paths, and fitting.
 """
 
 import contextlib
@@ -88,13 +88,13 @@ def global_step(path):
     """Returns the global step that a checkpoint holds, or None where it holds none, or cannot be read."""
     try:
         with reader(path) as found:
-            name = _name_of_step(found.get_variable_to_shape_map())
+            name = name_of_step(found.get_variable_to_shape_map())
             return None if name is None else int(found.get_tensor(name))
     except UNREADABLE:
         return None
 
 
-def _name_of_step(shapes):
+def name_of_step(shapes):
     """Returns the name of the global step in a checkpoint of these {name: shape}, or None.
 
     The first tutorials made it a tf.Variable without a name.
@@ -145,12 +145,6 @@ def reader(path):
             os.close(files.regular(each, os.O_RDONLY))
     with plain(path) as same:
         yield tf.train.load_checkpoint(same)
-
-
-def restore(saver, session, path, variables):
-    """Restores a tf.train.Saver's {name in the checkpoint: variable} as `fitted` makes them, or raises as `reader`."""
-    with fitted(path, variables) as same:
-        saver.restore(session, same)
 
 
 def fault(path):
@@ -208,98 +202,7 @@ def _refuse_forbidden(path):
         pass  # any other fault is the checkpoint's
 
 
-def difference(path, expected):
-    """Returns how a checkpoint differs from what a graph restores, and what to do, as one line; None if it fits.
-
-    One that `fitted` makes fit does fit.
-
-    Args:
-      path: the checkpoint.
-      expected: {name in the checkpoint: variable}.
-
-    Raises:
-      One of UNREADABLE.
-    """
-    with reader(path) as found:
-        shapes = found.get_variable_to_shape_map()
-        types = found.get_variable_to_dtype_map()
-    sources = _sources(shapes, expected)
-    missing = sorted(expected.keys() - sources.keys())
-    other = []
-    for name, source in sorted(sources.items()):
-        variable = expected[name]
-        wanted, dtype = variable.shape.as_list(), variable.dtype.base_dtype
-        if source is None:
-            continue
-        if shapes[source] != wanted:
-            other.append(f"{source} is {shapes[source]} there, {wanted} here")
-        elif not _converts(types[source], dtype, source):
-            other.append(f"{source} is {types[source].name} there, {dtype.name} here")
-    if not missing and not other:
-        return None
-    if missing == ["global_step"] and not other:
-        return (
-            "holds no global step, so it cannot be told where to go on; choose another --train_dir, or --restart, "
-            "which moves it aside and begins anew"
-        )
-    if missing and not other and all(name + AVERAGE in shapes for name in missing):
-        return "holds moving averages alone, which evaluation, prediction and --init_from take"
-    lacks = [f"{name} is not there" for name in missing]
-    return f"of another network: {_some(other + lacks)}; {_remedy(shapes, missing, other)}"
-
-
-def _sources(shapes, expected):
-    """Returns {name: name in the checkpoint} of what is expected, as far as it can be had.
-
-    A moving average that is not there begins at its variable, the average of a loss at 0, for which None stands.
-    """
-    sources = {name: name for name in expected.keys() & shapes.keys()}
-    for name in expected.keys() - shapes.keys():
-        if name == "global_step" and (step_there := _name_of_step(shapes)):
-            sources[name] = step_there
-        elif name.endswith(AVERAGE) and name.removesuffix(AVERAGE) in shapes:
-            sources[name] = name.removesuffix(AVERAGE)
-        elif name.endswith(LOSS_AVERAGE) and expected[name].shape == []:
-            sources[name] = None
-    return sources
-
-
-def _converts(there, here, source):
-    """Returns whether a value of the type `there` may be taken for a variable of the type `here`."""
-    if source in ("global_step", "Variable"):  # float32 in the tutorial's multi-GPU script, int32 in its first ones
-        return here.is_integer
-    return there == here or (there.is_floating and here.is_floating)
-
-
-@contextlib.contextmanager
-def fitted(path, expected):
-    """Gives the path of a checkpoint from which a tf.train.Saver restores all that is expected.
-
-    It is the checkpoint itself, or a copy of an old one in today's form, which lives as long as the context. A line
-    says what an old one does not have, and with what that begins.
-
-    Args as of difference, which must have found none.
-    """
-    with reader(path) as found:
-        types = found.get_variable_to_dtype_map()
-        sources = _sources(found.get_variable_to_shape_map(), expected)
-        if said := _substitutes(sources):
-            print(f"{path}: {'; '.join(said)}", flush=True)
-        as_it_is = file(path) != path and all(
-            source == name and types[name] == expected[name].dtype.base_dtype for name, source in sources.items()
-        )
-        values = {} if as_it_is else _values(found, sources, expected)
-    if as_it_is:
-        with plain(path) as same:
-            yield same
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, NAME)
-        _write(copy, values)
-        yield copy
-
-
-def _write(path, values):
+def write(path, values):
     """Writes a checkpoint of {name: array}, without the graph that training saves beside it."""
     names = sorted(values)
     with tf.Graph().as_default(), tf.Session() as session:
@@ -307,38 +210,6 @@ def _write(path, values):
         session.run(
             tf.raw_ops.SaveV2(prefix=path, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
         )
-
-
-def _values(found, sources, expected):
-    """Returns {name: array} of what is expected, in its type; for the sources see _sources."""
-    return {
-        name: np.asarray(0 if source is None else found.get_tensor(source)).astype(
-            expected[name].dtype.base_dtype.as_numpy_dtype
-        )
-        for name, source in sources.items()
-    }
-
-
-def _substitutes(sources):
-    """Returns what is said of {name: name in the checkpoint}, as of _sources."""
-    averages = sum(name.endswith(AVERAGE) and source != name for name, source in sources.items())
-    of_losses = sum(source is None for source in sources.values())
-    said = [f"moving averages that are not there: {averages}, for which the variables are taken"] if averages else []
-    if of_losses:
-        said.append(f"averages of losses that are not there: {of_losses}, which begin at 0")
-    return said
-
-
-def _some(texts, count=3):
-    more = len(texts) - count
-    return ", ".join(texts[:count]) + (f" and {more} more" if more > 0 else "")
-
-
-def _remedy(shapes, missing, other):
-    if other and not missing and all(text.startswith("softmax_linear/") for text in other):
-        (num_classes,) = shapes.get("softmax_linear/biases") or shapes["softmax_linear/biases" + AVERAGE]
-        return f"choose the --dataset of {num_classes} classes that it was trained on"
-    return "choose the directory of a run of this network"
 
 
 class Savers(typing.NamedTuple):
@@ -427,7 +298,7 @@ def write_averages(path, directory):
         names = [name for name in found.get_variable_to_shape_map() if name.endswith(AVERAGE) or name == "global_step"]
         values = {name: found.get_tensor(name) for name in names}
     copy = os.path.join(directory, os.path.basename(path))
-    _write(copy, values)
+    write(copy, values)
     return copy
 
 

@@ -17,7 +17,7 @@ import tensorflow.compat.v1 as tf
 from cifar10.errors import Lost, RunError, reason, refuse_scheme
 from cifar10.machine import locks, signals, terminal
 from cifar10.network import summaries
-from cifar10.runs import checkpoints, events, history, hooks, profiling
+from cifar10.runs import checkpoints, events, fitting, history, hooks, profiling
 from cifar10.runs.journal import Journal
 
 LOCK = "trainer.lock"
@@ -333,9 +333,9 @@ class Run:
             yield None
             return
         expected = {variable.op.name: variable for variable in tf.global_variables()}
-        if difference := checkpoints.difference(self.checkpoint, expected):
+        if difference := fitting.difference(self.checkpoint, expected):
             raise RunError(f"{self.checkpoint}: {difference}")
-        with checkpoints.fitted(self.checkpoint, expected) as path:
+        with fitting.fitted(self.checkpoint, expected) as path:
             yield path
 
     def _run_first_step(self, session, train_op, request):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10.runs import checkpoints
+from cifar10.runs import checkpoints, fitting
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_checkpoint_of_another_network_is_told_with_names_shapes_and_flag(networ
 
     def difference(**variables):
         with tf.Graph().as_default():
-            return checkpoints.difference(
+            return fitting.difference(
                 path,
                 {
                     name.replace("__", "/"): tf.get_variable(name, shape, dtype)
