@@ -359,21 +359,10 @@ def _refuse_lost_folder(name, path):
         )
 
 
-def _end_well():
-    """Ends the program, which has printed what was asked."""
-    if sys.stdout:
-        sys.stdout.flush()
-    sys.exit(1 if sys.stdout and sys.stdout.fault else 0)
+class _HelpFlag(app.HelpFlag):
+    """--help, and -h."""
 
-
-class _EndsWell:
-    """Of a flag that shows flags and ends the program: with exit code 0, unlike absl's."""
-
-    def parse(self, arg):
-        try:
-            super().parse(arg)
-        except SystemExit:
-            _end_well()
+    SHORT_NAME = "h"
 
 
 class _VersionFlag(flags.BooleanFlag):
@@ -386,7 +375,18 @@ class _VersionFlag(flags.BooleanFlag):
         super().parse(arg)
         if self.value:
             print(f"{os.path.basename(sys.argv[0])} {__version__}")
-            _end_well()
+            sys.exit()
+
+
+def _parse(argv):
+    """Parses a command line as absl does, but --help and its like, which did what was asked, end with exit code 0."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error:
+        return app.parse_flags_with_usage(argv)  # which says what is wrong
+    except SystemExit:
+        sys.stdout.flush()
+        sys.exit(1 if sys.stdout.fault else 0)
 
 
 def main(run, positionals=None, complete=None):
@@ -404,10 +404,8 @@ def main(run, positionals=None, complete=None):
     script = sys.argv[0]
     console.install()
     app.define_help_flags()
-    for kind in (app.HelpFlag, app.HelpshortFlag, app.HelpfullFlag, app.HelpXMLFlag):
-        flag = type(kind.__name__, (_EndsWell, kind), {"SHORT_NAME": "h"} if kind is app.HelpFlag else {})()
-        delattr(flags.FLAGS, flag.name)
-        flags.DEFINE_flag(flag, module_name=__name__ if kind is app.HelpFlag else app.__name__)  # --help shows itself
+    del flags.FLAGS.help
+    flags.DEFINE_flag(_HelpFlag())
     flags.DEFINE_flag(_VersionFlag())
     flags.FLAGS.set_gnu_getopt(positionals is not None)
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
@@ -458,4 +456,4 @@ def main(run, positionals=None, complete=None):
             print(f"{os.path.basename(script)}: {interrupted}", file=sys.stderr, flush=True)
             raise
 
-    app.run(with_values)
+    app.run(with_values, flags_parser=_parse)

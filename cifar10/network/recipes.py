@@ -9,7 +9,7 @@ import dataclasses
 
 from cifar10.data import crops
 
-# Bounds.
+# The most that can be asked for.
 LARGEST_BATCH = 2**20  # images, which take some 10 GB before the first layer
 LAST_STEP = 10**18 - 1  # what the 18 digits in a checkpoint's name hold
 
