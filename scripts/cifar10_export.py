@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 from absl import flags as absl_flags
 
-from cifar10 import flags, serving, settings
+from cifar10 import exporting, flags, serving, settings
 from cifar10.errors import RunError, counted
 
 CALIBRATING = 500  # training images on which the ranges of int8 are measured
@@ -49,12 +49,12 @@ def run(
         return
     network = serving.TrainedNetwork(path, names, crop, use_fp16, use_moving_averages)
     train, test = calibration(network, dataset, data_dir) if needs_images(quantize, tflite) else (None, None)
-    card = serving.model_card(network, {"tflite": tflite, "int8": quantize, "onnx": onnx, "keras": keras})
-    serving.export(network, export_dir, forms=serving.Forms(tflite, train, onnx, keras, card))
+    card = exporting.model_card(network, {"tflite": tflite, "int8": quantize, "onnx": onnx, "keras": keras})
+    exporting.export(network, export_dir, forms=exporting.Forms(tflite, train, onnx, keras, card))
     print(f"Exported {path} to {export_dir}", flush=True)
     if quantize:
-        for file in (serving.TFLITE_FILE, serving.INT8_FILE):
-            probabilities = serving.tflite_probabilities(os.path.join(export_dir, file), test.images)
+        for file in (exporting.TFLITE_FILE, exporting.INT8_FILE):
+            probabilities = exporting.tflite_probabilities(os.path.join(export_dir, file), test.images)
             right = (probabilities.argmax(axis=1) == test.labels).mean()
             print(f"{file}: precision @ 1 = {right:.3f} on {counted(test.count, 'test image')}", flush=True)
 

@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 from forkserver import environment
 from helpers import network, save_network
 
-from cifar10 import serving
+from cifar10 import exporting, serving
 from cifar10.bridges import keras_file, model_card, onnx_file, parts
 from cifar10.data import datasets, records
 from cifar10.errors import RunError
@@ -137,9 +137,9 @@ def test_an_export_has_all_forms_and_they_agree(checkpoint, images, synthetic_di
     pytest.importorskip("onnxruntime")
     network = serving.TrainedNetwork(checkpoint, NAMES)
     train = records.load(datasets.SYNTHETIC, synthetic_dir, "train").images[:50]
-    card = serving.model_card(network, {"onnx": True, "keras": True})
-    forms = serving.Forms(tflite=True, calibration=train, onnx=True, keras=True, card=card)
-    serving.export(network, str(tmp_path / "export"), forms=forms)
+    card = exporting.model_card(network, {"onnx": True, "keras": True})
+    forms = exporting.Forms(tflite=True, calibration=train, onnx=True, keras=True, card=card)
+    exporting.export(network, str(tmp_path / "export"), forms=forms)
     assert {path.name for path in (tmp_path / "export").iterdir()} == {
         *("saved_model.pb", "variables", "MODEL_CARD.md", "labels.txt"),
         *("model.tflite", "model_int8.tflite", "model.onnx", "model.keras"),
@@ -148,10 +148,10 @@ def test_an_export_has_all_forms_and_they_agree(checkpoint, images, synthetic_di
     paths = {name: str(tmp_path / "export" / name) for name in ("model.onnx", "model.keras", "model.tflite")}
     np.testing.assert_allclose(onnx_file.probabilities(paths["model.onnx"], images), expected, atol=1e-5)
     np.testing.assert_allclose(keras_file.probabilities(paths["model.keras"], images), expected, atol=1e-5)
-    np.testing.assert_allclose(serving.tflite_probabilities(paths["model.tflite"], images), expected, atol=1e-5)
+    np.testing.assert_allclose(exporting.tflite_probabilities(paths["model.tflite"], images), expected, atol=1e-5)
     int8 = tmp_path / "export" / "model_int8.tflite"
     assert int8.stat().st_size < 0.35 * (tmp_path / "export" / "model.tflite").stat().st_size  # a byte for four
-    assert (serving.tflite_probabilities(str(int8), images).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.7
+    assert (exporting.tflite_probabilities(str(int8), images).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.7
 
 
 @pytest.mark.slow
@@ -160,26 +160,28 @@ def test_what_another_library_gets_wrong_is_not_exported(checkpoint, tmp_path, m
     network = serving.TrainedNetwork(checkpoint, NAMES)
     monkeypatch.setattr(onnx_file._Graph, "normalize", lambda self, x: x)  # no local response normalization
     with pytest.raises(RunError, match=r"model\.onnx: gives probabilities that differ by .*; not exported"):
-        serving.export(network, str(tmp_path / "export"), forms=serving.Forms(onnx=True))
+        exporting.export(network, str(tmp_path / "export"), forms=exporting.Forms(onnx=True))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_library_that_is_not_there_is_named_with_its_extra(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RunError) as error:
-        serving.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "x"), forms=serving.Forms(onnx=True))
+        exporting.export(
+            serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "x"), forms=exporting.Forms(onnx=True)
+        )
     assert str(error.value) == "--onnx: onnxruntime is not installed; install it with pip install 'cifar10[onnx]'"
 
 
 def test_half_precision_is_refused(checkpoint, tmp_path):
     for form in ("onnx", "keras"):
         with pytest.raises(RunError, match=f"--{form}: it computes in float32; export it without --use_fp16"):
-            forms = serving.Forms(**{form: True})
-            serving.export(serving.TrainedNetwork(checkpoint, NAMES, use_fp16=True), str(tmp_path / "x"), forms=forms)
+            forms = exporting.Forms(**{form: True})
+            exporting.export(serving.TrainedNetwork(checkpoint, NAMES, use_fp16=True), str(tmp_path / "x"), forms=forms)
 
 
 def test_a_model_card_says_what_is_on_record_and_what_is_not(checkpoint, tmp_path):
-    text = serving.model_card(serving.TrainedNetwork(checkpoint, ("a|b", "c")), {"onnx": True})
+    text = exporting.model_card(serving.TrainedNetwork(checkpoint, ("a|b", "c")), {"onnx": True})
     assert "| classes | a&#124;b, c |" in text and "| trained on | not on record |" in text
     assert "| precision | not on record: cifar10_train.py --eval_every_steps records it |" in text
     assert "| began with | not on record |" in text
@@ -195,7 +197,7 @@ def test_a_model_card_says_what_is_on_record_and_what_is_not(checkpoint, tmp_pat
         '{"step": 5, "precision": 0.75, "correct": 3, "of": 4, "images": "test"}\n'
         '{"step": 6, "precision": 1.0, "correct": 4, "of": 4, "images": "test"}\n'
     )
-    text = serving.model_card(serving.TrainedNetwork(str(folder / "model.ckpt-5"), NAMES), {})
+    text = exporting.model_card(serving.TrainedNetwork(str(folder / "model.ckpt-5"), NAMES), {})
     assert "| began with | mine/model.ckpt-9 |" in text
     assert "| command | cifar10_train.py --seed=3 |" in text and "| versions | tensorflow 9 |" in text
     assert "| precision | 3 of 4 test images |" in text and "| SHA-256 of that | a.bin 00ff |" in text

@@ -18,7 +18,7 @@ FLOORS = (
     "bridges",
     "runs",
     "cluster",
-    "evaluation serving",
+    "evaluation exporting serving",
     "validation",
     "settings",
     "api",

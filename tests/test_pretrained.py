@@ -13,7 +13,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from helpers import FILES, SCRIPTS, evaluate, run_python, save_network, train
 
-from cifar10 import api, serving
+from cifar10 import api, exporting, serving
 from cifar10.data import datasets
 from cifar10.errors import RunError
 from cifar10.runs import checkpoints, fitting, history, packing
@@ -196,7 +196,7 @@ def test_its_record_says_what_it_is_and_what_it_reaches():
     assert sorted(start["data"]) == [f"data_batch_{i}.bin" for i in range(1, 6)]
     assert history.is_final(FOLDER, checkpoints.step(path))
     assert (line["step"], line["images"], line["of"]) == (checkpoints.step(path), "test", 10_000)
-    card = serving.model_card(serving.TrainedNetwork(path, datasets.CIFAR10.class_names), {})
+    card = exporting.model_card(serving.TrainedNetwork(path, datasets.CIFAR10.class_names), {})
     assert f"| precision | {line['correct']} of 10000 test images |" in card
     assert f"| command | cifar10_train.py {' '.join(start['arguments'])} |" in card
     manual = " ".join((SCRIPTS / "README.md").read_text(encoding="utf-8").split())

@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 from forkserver import environment
 from helpers import FILES, central_square, encode, resized, save_network, scene, write_images
 
-from cifar10 import evaluation, serving
+from cifar10 import evaluation, exporting, serving
 from cifar10.data import datasets, pictures, records
 from cifar10.errors import DataError, RunError
 from cifar10.network import model
@@ -252,7 +252,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(checkpoint, tmp_p
         with pytest.raises(RunError) as error:
             serving.Predictor(network)
         with pytest.raises(RunError) as same:
-            serving.export(network, str(tmp_path / "export"))
+            exporting.export(network, str(tmp_path / "export"))
         assert str(same.value) == str(error.value) and len(str(error.value).splitlines()) == 1
         assert [path.name for path in tmp_path.iterdir() if "export" in path.name] == []
         return str(error.value).removeprefix(f"{path}: ")
@@ -301,7 +301,7 @@ def test_plain_tensorflow_loads_the_saved_model_and_predicts_the_same(checkpoint
         str(tmp_path / "new" / "2"): {"crop": "whole", "use_moving_averages": False},
     }
     for folder, values in options.items():
-        serving.export(serving.TrainedNetwork(checkpoint, NAMES, **values), folder)
+        exporting.export(serving.TrainedNetwork(checkpoint, NAMES, **values), folder)
     command = [sys.executable, "-c", CLIENT, json.dumps(list(options)), json.dumps(files)]
     outside = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     process = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/", env=outside)
@@ -321,7 +321,7 @@ def test_tf_lite_gives_the_same_probabilities(checkpoint, tmp_path):
     picture = scene(32, 32)
     for crop, size in pictures.SIZES.items():
         folder = tmp_path / crop
-        serving.export(serving.TrainedNetwork(checkpoint, NAMES, crop), str(folder), tflite=True)
+        exporting.export(serving.TrainedNetwork(checkpoint, NAMES, crop), str(folder), tflite=True)
         assert (folder / "saved_model.pb").exists()
         assert (folder / "labels.txt").read_text().split() == list(NAMES)
         image = picture[:size, :size]
@@ -336,7 +336,9 @@ def test_tf_lite_gives_the_same_probabilities(checkpoint, tmp_path):
 
 def test_tf_lite_has_no_half_precision(checkpoint, tmp_path):
     with pytest.raises(RunError, match="--tflite: TF Lite does not compute in bfloat16; export it without --use_fp16"):
-        serving.export(serving.TrainedNetwork(checkpoint, NAMES, use_fp16=True), str(tmp_path / "export"), tflite=True)
+        exporting.export(
+            serving.TrainedNetwork(checkpoint, NAMES, use_fp16=True), str(tmp_path / "export"), tflite=True
+        )
 
 
 @pytest.mark.slow
@@ -350,7 +352,7 @@ def test_an_export_replaces_nothing_and_is_whole_or_not_there(checkpoint, tmp_pa
         "file/1": r"/file/1: cannot be written \(Not a directory\); choose another --export_dir",
     }.items():
         with pytest.raises(RunError, match=message):
-            serving.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / name))
+            exporting.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / name))
     assert (tmp_path / "file").read_text() == (tmp_path / "used" / "notes.txt").read_text() == "keep"
 
     def no_space(*arguments):
@@ -361,15 +363,15 @@ def test_an_export_replaces_nothing_and_is_whole_or_not_there(checkpoint, tmp_pa
         (tmp_path / "outrun" / "saved_model.pb").touch()
 
     with monkeypatch.context() as patch, pytest.raises(RunError, match="outrun: is there already; choose another"):
-        patch.setattr(serving, "_write_tflite", is_outrun)
-        serving.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "outrun"), tflite=True)
+        patch.setattr(exporting, "_write_tflite", is_outrun)
+        exporting.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "outrun"), tflite=True)
     shutil.rmtree(tmp_path / "outrun")
     (tmp_path / "empty").mkdir()
     with monkeypatch.context() as patch, pytest.raises(RunError, match=r"empty: cannot be written \(No space left"):
-        patch.setattr(serving, "_write_tflite", no_space)  # by then the SavedModel is written
-        serving.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "empty"), tflite=True)
+        patch.setattr(exporting, "_write_tflite", no_space)  # by then the SavedModel is written
+        exporting.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "empty"), tflite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "used"]
     assert list((tmp_path / "empty").iterdir()) == []
-    serving.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "empty"))
+    exporting.export(serving.TrainedNetwork(checkpoint, NAMES), str(tmp_path / "empty"))
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["saved_model.pb", "variables"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "used"]

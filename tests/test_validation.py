@@ -11,7 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from helpers import assert_equal_to_the_last_bit, evaluate, final, recorded_losses, run_graph, save_network, train
 
-from cifar10 import evaluation, serving, validation
+from cifar10 import evaluation, exporting, serving, validation
 from cifar10.errors import RunError
 from cifar10.runs import checkpoints, history, journal
 from cifar10.runs import run as run_module
@@ -94,7 +94,7 @@ def test_the_best_checkpoint_is_a_folder_that_all_scripts_take(evaluated, synthe
     folder = evaluated / validation.BEST
     assert checkpoints.paths(str(folder)) == [str(folder / f"model.ckpt-{best['step']}")]
     assert history.recorded(str(folder), "dataset") == "synthetic"
-    assert f"| precision | {best['correct']} of 2000 test images |" in serving.model_card(
+    assert f"| precision | {best['correct']} of 2000 test images |" in exporting.model_card(
         serving.TrainedNetwork(checkpoints.paths(str(folder))[0], ("a",)), {}
     )
     (result,) = evaluate(synthetic_dir, folder, tmp_path, num_examples=None)

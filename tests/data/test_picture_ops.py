@@ -25,7 +25,7 @@ from helpers import (
 )
 from PIL import Image, ImageOps
 
-from cifar10 import cifar10_input, serving
+from cifar10 import cifar10_input, exporting, serving
 from cifar10.data import crops, datasets, picture_ops, pictures, records
 
 
@@ -226,7 +226,7 @@ def test_import_prediction_and_export_see_the_same_pixels(tmp_path):
     network = PixelsAsProbabilities("", tuple(str(i) for i in range(32 * 32 * 3)))
     results = serving.Predictor(network, batch_size=50).predict(map(str, paths))
     predicted = np.stack([pixels for _, pixels in results]).reshape(imported.shape)
-    serving.export(network, str(tmp_path / "export"))
+    exporting.export(network, str(tmp_path / "export"))
     signature = tf.compat.v2.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
     answer = signature(image_bytes=tf.constant(list(files.values())))
     order = np.argsort(answer["classes"].numpy().astype(int), axis=1)  # the export has the largest first

@@ -6,7 +6,7 @@ import tensorflow.compat.v1 as tf
 from helpers import evaluate, network, train
 from PIL import Image
 
-from cifar10 import serving
+from cifar10 import exporting, serving
 from cifar10.data import datasets, records
 from cifar10.errors import RunError
 from cifar10.runs import checkpoints, history
@@ -61,7 +61,7 @@ def test_prediction_and_export_see_what_the_run_was_trained_on(whole_images, exp
     predictor = serving.Predictor(trained, batch_size=NUM_IMAGES)
     found = np.array([values for _, values in predictor.predict(names)])
     np.testing.assert_allclose(found, probabilities, atol=1e-4)
-    serving.export(trained, str(tmp_path / "export"))
+    exporting.export(trained, str(tmp_path / "export"))
     exported = tf.compat.v2.saved_model.load(str(tmp_path / "export")).signatures["serving_uint8"]
     best_first = -np.sort(-probabilities, axis=1)
     np.testing.assert_allclose(exported(images=tf.constant(images))["probabilities"], best_first, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from helpers import evaluate, final, network, train
 
-from cifar10 import serving
+from cifar10 import exporting, serving
 from cifar10.data import datasets, records
 from cifar10.errors import RunError
 from cifar10.runs import checkpoints
@@ -146,7 +146,7 @@ def test_an_old_checkpoint_is_predicted_from(kind, run, images, tmp_path):
 def test_an_old_checkpoint_is_exported(kind, run, images, tmp_path):
     path, values = write_old(kind, run, tmp_path)
     expected = softmax(logits_of(values, images[0]))
-    serving.export(serving.TrainedNetwork(str(path), tuple("0123456789")), str(tmp_path / "export"))
+    exporting.export(serving.TrainedNetwork(str(path), tuple("0123456789")), str(tmp_path / "export"))
     exported = tf.compat.v2.saved_model.load(str(tmp_path / "export")).signatures["serving_uint8"]
     answer = exported(images=tf.constant(images[2]))
     order = np.argsort(-expected, axis=1)

@@ -32,7 +32,7 @@ from helpers import (
 )
 from PIL import Image
 
-from cifar10 import serving
+from cifar10 import exporting, serving
 from cifar10.data import datasets
 from cifar10.errors import DataError, RunError
 from cifar10.runs import checkpoints, history, hooks
@@ -429,7 +429,7 @@ def test_a_run_in_a_folder_with_brackets_is_continued_evaluated_and_exported(tin
     path = serving.find_checkpoint(None, str(train_dir))
     network = serving.TrainedNetwork(path, serving.class_names(None, "/missing", path))
     serving.Predictor(network).close()
-    serving.export(network, str(tmp_path / "export [1]"))
+    exporting.export(network, str(tmp_path / "export [1]"))
     assert (tmp_path / "export [1]" / "saved_model.pb").exists()
 
 

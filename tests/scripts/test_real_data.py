@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from helpers import evaluate
 from PIL import Image
 
-from cifar10 import serving
+from cifar10 import exporting, serving
 from cifar10.bridges import keras_file, onnx_file
 from cifar10.data import datasets, records
 
@@ -72,8 +72,8 @@ def test_all_exported_forms_agree_on_real_images(tmp_path):
     pytest.importorskip("onnxruntime")
     train, test = (records.load(datasets.CIFAR10, DATA, split) for split in ("train", "test"))
     network = serving.TrainedNetwork(f"{CHECKPOINT}/model.ckpt-5847", datasets.CIFAR10.class_names)
-    forms = serving.Forms(tflite=True, calibration=train.images[::100], onnx=True, keras=True)
-    serving.export(network, str(tmp_path / "export"), forms=forms)
+    forms = exporting.Forms(tflite=True, calibration=train.images[::100], onnx=True, keras=True)
+    exporting.export(network, str(tmp_path / "export"), forms=forms)
     paths = {path.suffix: str(path) for path in (tmp_path / "export").glob("model.*")}
     images = test.images[:1000]
     expected = serving.Predictor(network).probabilities(images)
@@ -83,11 +83,11 @@ def test_all_exported_forms_agree_on_real_images(tmp_path):
     for suffix, probabilities in (
         (".onnx", onnx_file.probabilities),
         (".keras", keras_file.probabilities),
-        (".tflite", serving.tflite_probabilities),
+        (".tflite", exporting.tflite_probabilities),
     ):
         np.testing.assert_allclose(probabilities(paths[suffix], images), expected, atol=1e-5, err_msg=suffix)
     counted = onnx_file.probabilities(paths[".onnx"], test.images).argmax(axis=1) == test.labels
     assert counted.sum() == 7617
-    int8 = serving.tflite_probabilities(str(tmp_path / "export" / "model_int8.tflite"), images)
+    int8 = exporting.tflite_probabilities(str(tmp_path / "export" / "model_int8.tflite"), images)
     right = [(of.argmax(axis=1) == test.labels[:1000]).mean() for of in (int8, expected)]
     assert abs(right[0] - right[1]) < 0.01, right

@@ -27,7 +27,7 @@ from helpers import (
 from tensorflow.python.framework import config
 
 import cifar10
-from cifar10 import serving
+from cifar10 import exporting, serving
 from cifar10.data import datasets
 from cifar10.errors import ClusterError
 
@@ -331,7 +331,7 @@ def test_deterministic_ops_train_evaluate_and_export(tiny, tmp_path, monkeypatch
     path = str(tmp_path / "found" / "model.ckpt-2")
     network = serving.TrainedNetwork(path, tiny.class_names)
     serving.Predictor(network).close()
-    serving.export(network, str(tmp_path / "export"))
+    exporting.export(network, str(tmp_path / "export"))
     with tf.Graph().as_default():
         with pytest.raises(RuntimeError, match="Random ops require a seed"):  # that it would be noticed here
             tf.random_normal([1])
